@@ -1,0 +1,71 @@
+from importlib import metadata
+from pathlib import Path
+from sysconfig import get_path
+
+from setuptools import Distribution, find_packages, setup
+
+# Not a standard-library import: setuptools puts its own distutils in this place.
+from distutils.command.install_data import install_data  # isort: skip
+
+ROOT = Path(__file__).parent
+
+
+def read_requirements(name):
+    lines = (ROOT / 'requirements' / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(('#', '-'))]
+
+
+def mmcv_requirement():
+    """A compiled mmcv that is already in this environment is kept; otherwise take mmcv-lite.
+
+    Both install into the same folder, so asking for mmcv-lite unconditionally would overwrite a
+    compiled mmcv.
+    """
+    site_packages = [get_path('purelib'), get_path('platlib')]
+    names = {dist.metadata['Name'] for dist in metadata.distributions(path=site_packages)}
+    lite, = read_requirements('mminstall.txt')
+    return [lite.replace('mmcv-lite', 'mmcv')] if 'mmcv' in names else [lite]
+
+
+class InstallIntoSitePackages(install_data):
+    """Place `data_files` relative to site-packages instead of sys.prefix.
+
+    Normal and editable wheels both copy `data_files`, so this brings mmcv/_ext.py into either,
+    and pip records and removes it.
+    """
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.install_dir = self.get_finalized_command('install').install_lib
+
+
+class DistributionWithData(Distribution):
+
+    def has_data(self):
+        """The name under which editable wheels ask whether there are `data_files`."""
+        return self.has_data_files()
+
+
+version = {}
+exec((ROOT / 'swin_ext' / 'version.py').read_text(), version)
+
+setup(
+    name='swin_ext',
+    version=version['__version__'],
+    description='Swin Mask R-CNN for cardiac MR on OpenMMLab: backbone, data set, hooks, metrics',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.9',
+    distclass=DistributionWithData,
+    # Said explicitly, it lets an editable install add a path instead of an import hook, which
+    # would cost time in each start of Python.
+    package_dir={'': '.'},
+    packages=find_packages(include=['swin_ext', 'swin_ext.*']),
+    # .mim/configs and .mim/tools are links to the folders of those names, where MIM looks.
+    package_data={'swin_ext': ['.mim/**/*']},
+    data_files=[('mmcv', ['swin_ext/mmcv_ext/_ext.py'])],
+    cmdclass={'install_data': InstallIntoSitePackages},
+    install_requires=read_requirements('runtime.txt') + mmcv_requirement(),
+    extras_require={'tests': read_requirements('tests.txt'), 'mim': mmcv_requirement()},
+    zip_safe=False)

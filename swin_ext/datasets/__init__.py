@@ -1,0 +1,3 @@
+from .cmr import CMRDataset, DatasetError
+
+__all__ = ['CMRDataset', 'DatasetError']

@@ -1,0 +1,58 @@
+"""Refuses to run a model on a data set with other classes."""
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+
+
+@HOOKS.register_module()
+class ClassCheckHook(Hook):
+    """Compare the classes of model, data sets and checkpoint before the first iteration.
+
+    Raises:
+        ValueError: If two splits have different class lists, a head's `num_classes` is not their
+            length, or a checkpoint that is tested or resumed was trained on another list (the
+            same names in another order included).
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        (split, classes), *others = class_lists(runner).items()
+        for other_split, other_classes in others:
+            if other_classes != classes:
+                raise ValueError(
+                    f'The {split} and {other_split} data sets have different classes:\n'
+                    f'  {split}: {classes}\n  {other_split}: {other_classes}\n'
+                    'Set the same metainfo.classes for both.')
+        for name, module in runner.model.named_modules():
+            heads_classes = getattr(module, 'num_classes', None)
+            # An RPN tells objects from background, whatever their class.
+            if heads_classes is None or name.endswith('rpn_head') or len(classes) == heads_classes:
+                continue
+            raise ValueError(
+                f'{name} ({type(module).__name__}) has num_classes={heads_classes}, but the '
+                f'{split} data set has {len(classes)} classes: {classes}. Set num_classes='
+                f'{len(classes)} in the config (or --cfg-options num_classes={len(classes)}), or '
+                'choose as many classes in metainfo.classes.')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        trained_on = (checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes')
+        if fine_tuning or trained_on is None:
+            return
+        for split, classes in class_lists(runner).items():
+            if list(trained_on) != classes:
+                raise ValueError(
+                    f'The checkpoint was trained on other classes than the {split} data set has, '
+                    f'or in another order:\n  checkpoint: {list(trained_on)}\n'
+                    f'  {split}: {classes}\nSet metainfo.classes to the list of the checkpoint.')
+
+
+def class_lists(runner: Runner) -> dict[str, list]:
+    """Class names of each split whose loop has been built; labels index them."""
+    loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
+    return {split: list(loop.dataloader.dataset.metainfo['classes'])
+            for split, loop in loops.items() if isinstance(loop, BaseLoop)}

@@ -1,0 +1,3 @@
+from .coco_metric import ClassOrderCocoMetric
+
+__all__ = ['ClassOrderCocoMetric']

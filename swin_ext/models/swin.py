@@ -1,0 +1,492 @@
+"""Swin Transformer backbone.
+
+Paper: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
+https://arxiv.org/abs/2103.14030. Computes the same function as mmdet 3.3's `SwinTransformer`
+(itself Microsoft's detection code) under the same parameter names.
+
+Feature maps travel channels-last, (B, H, W, C), from the patch embedding to the output norms.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Table 7 of the paper; num_heads is dim / 32 throughout.
+ARCHITECTURES = {
+    'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    'large': dict(embed_dims=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
+}
+
+# Added to the logits of token pairs that the cyclic shift brought together from opposite borders
+# of the map; the value of the reference implementation.
+MASKED_LOGIT = -100.0
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """Return `embed_dims`, `depths` and `num_heads` for a name or check a custom dict.
+
+    Raises:
+        ValueError: If the name is unknown, a key is missing or unknown, the lengths of `depths`
+            and `num_heads` differ, or a stage's width does not divide by its heads.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            raise ValueError(f'SwinBackbone: unknown arch {arch!r}; choose one of '
+                             f'{sorted(ARCHITECTURES)} or give a dict with embed_dims, depths '
+                             'and num_heads.')
+        return ARCHITECTURES[arch]
+    if set(arch) != {'embed_dims', 'depths', 'num_heads'}:
+        raise ValueError('SwinBackbone: a custom arch needs exactly the keys embed_dims, depths '
+                         f'and num_heads, but has {sorted(arch)}.')
+    if len(arch['depths']) != len(arch['num_heads']):
+        raise ValueError('SwinBackbone: depths and num_heads must have one entry per stage, but '
+                         f'are {tuple(arch["depths"])} and {tuple(arch["num_heads"])}.')
+    for i, heads in enumerate(arch['num_heads']):
+        if arch['embed_dims'] * 2**i % heads:
+            raise ValueError(f'SwinBackbone: stage {i} has {arch["embed_dims"] * 2**i} channels, '
+                             f'which do not divide into {heads} heads.')
+    return arch
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zero-pad (B, H, W, C) at the bottom and right so that `multiple` divides H and W."""
+    pad_h, pad_w = -x.shape[1] % multiple, -x.shape[2] % multiple
+    if pad_h or pad_w:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    return x
+
+
+def window_partition(x: Tensor, window: int) -> Tensor:
+    """Cut (B, H, W, C), H and W multiples of `window`, into (B * nW, window**2, C)."""
+    B, H, W, C = x.shape
+    x = x.view(B, H // window, window, W // window, window, C)
+    return x.transpose(2, 3).reshape(-1, window * window, C)
+
+
+def window_reverse(windows: Tensor, window: int, H: int, W: int) -> Tensor:
+    """Join (B * nW, window**2, C) into (B, H, W, C); the inverse of `window_partition`."""
+    C = windows.shape[-1]
+    x = windows.view(-1, H // window, W // window, window, window, C)
+    return x.transpose(2, 3).reshape(-1, H, W, C)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window, int64 of shape (N, N)."""
+    axis = torch.arange(window)
+    y, x = axis.repeat_interleave(window), axis.repeat(window)  # (N,) each
+    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]  # (N, N), -(window-1)..window-1
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+def shifted_window_mask(H: int, W: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """Additive mask for attention in a map that was rolled by `-shift`.
+
+    Args:
+        H, W: Size of the padded map.
+        like: Gives device and dtype.
+
+    Returns:
+        (nW, 1, N, N): 0 where both tokens were neighbours before the roll, else `MASKED_LOGIT`.
+    """
+
+    def region(size):  # 0 | 1 | 2: untouched windows, last window, its wrapped-around part
+        pos = torch.arange(size, device=like.device)
+        return (pos >= size - window).int() + (pos >= size - shift).int()
+
+    regions = 3 * region(H)[:, None] + region(W)[None, :]  # (H, W)
+    regions = window_partition(regions[None, :, :, None], window).squeeze(-1)  # (nW, N)
+    different = regions[:, None, :, None] != regions[:, None, None, :]  # (nW, 1, N, N)
+    return different.to(like.dtype) * MASKED_LOGIT
+
+
+def eager_window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None,
+                           scale: float, dropout_p: float) -> Tensor:
+    """Softmax attention within windows, written out in matrix products."""
+    attn = (q * scale) @ k.transpose(-2, -1)  # (B*nW, nH, N, N)
+    attn = attn + bias
+    if mask is not None:
+        attn = (attn.unflatten(0, (-1, mask.shape[0])) + mask).flatten(0, 1)
+    attn = F.dropout(attn.softmax(dim=-1), dropout_p, training=dropout_p > 0)
+    return attn.to(v.dtype) @ v
+
+
+def sdpa_window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None,
+                          scale: float, dropout_p: float) -> Tensor:
+    """Softmax attention within windows through PyTorch's fused kernels."""
+    if mask is not None:
+        bias = bias + mask  # (nW, nH, N, N)
+        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout_p, scale=scale)
+
+
+ATTENTION_IMPLEMENTATIONS = {'eager': eager_window_attention, 'sdpa': sdpa_window_attention}
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., https://arxiv.org/abs/1603.09382)."""
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, branch: Tensor, identity: Tensor) -> Tensor:
+        """Return `identity + branch`, the branch dropped or rescaled for each sample."""
+        if not self.training or self.drop_prob == 0:
+            return identity + branch
+        keep = 1 - self.drop_prob
+        scale = branch.new_empty((len(branch), ) + (1, ) * (branch.ndim - 1))
+        return torch.addcmul(identity, branch, scale.bernoulli_(keep).div_(keep))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention with relative position bias inside each window.
+
+    Args:
+        attn_impl: Key of `ATTENTION_IMPLEMENTATIONS`, or 'auto'.
+    """
+
+    def __init__(self, dim, num_heads, window, qkv_bias, qk_scale, attn_drop_rate,
+                 proj_drop_rate, attn_impl):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale or (dim // num_heads)**-0.5
+        self.attn_drop_rate = attn_drop_rate
+        self.attn_impl = attn_impl
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window - 1)**2, num_heads))
+        self.register_buffer('relative_position_index', relative_position_index(window))
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self._bias_cache = None  # (version of the table, bias)
+
+    def position_bias(self) -> Tensor:
+        """Relative position bias, (nH, N, N); gathered anew only where the table may learn."""
+        table = self.relative_position_bias_table
+        if (torch.is_grad_enabled() and table.requires_grad) or torch.compiler.is_compiling():
+            return self._gather_bias(table)
+        version = (table._version, table.data_ptr(), table.dtype)
+        if self._bias_cache is None or self._bias_cache[0] != version:
+            self._bias_cache = version, self._gather_bias(table)
+        return self._bias_cache[1]
+
+    def _gather_bias(self, table: Tensor) -> Tensor:
+        index = self.relative_position_index
+        bias = table[index.flatten()].view(*index.shape, -1)  # (N, N, nH)
+        return bias.permute(2, 0, 1).contiguous()
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x: (B * nW, N, C).
+            mask: (nW, 1, N, N), added to the logits.
+
+        Returns:
+            (B * nW, N, C).
+        """
+        B, N, C = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B*nW, nH, N, C/nH) each
+        impl = 'eager' if self.attn_impl == 'auto' else self.attn_impl
+        x = ATTENTION_IMPLEMENTATIONS[impl](
+            q, k, v, self.position_bias(), mask, self.scale,
+            self.attn_drop_rate if self.training else 0.0)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, N, C)))
+
+
+class ShiftedWindowAttention(nn.Module):
+    """Pad, shift, cut into windows, attend, and put the map together again."""
+
+    def __init__(self, dim, num_heads, window, shift, **attention_kwargs):
+        super().__init__()
+        self.window = window
+        self.shift = shift
+        self.w_msa = WindowAttention(dim, num_heads, window, **attention_kwargs)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        H, W = x.shape[1:3]
+        x = pad_to_multiple(x, self.window)
+        padded_h, padded_w = x.shape[1:3]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        x = self.w_msa(window_partition(x, self.window), mask if self.shift else None)
+        x = window_reverse(x, self.window, padded_h, padded_w)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :H, :W]
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between; submodule names follow mmcv's `FFN`."""
+
+    def __init__(self, dim, hidden_dim, drop_rate):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(drop_rate)),
+            nn.Linear(hidden_dim, dim), nn.Dropout(drop_rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class SwinBlock(nn.Module):
+
+    def __init__(self, dim, num_heads, window, shift, mlp_ratio, drop_rate, drop_path_rate,
+                 with_cp, **attention_kwargs):
+        super().__init__()
+        self.with_cp = with_cp
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = ShiftedWindowAttention(
+            dim, num_heads, window, shift, proj_drop_rate=drop_rate, **attention_kwargs)
+        self.norm2 = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, int(mlp_ratio * dim), drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, mask, use_reentrant=False)
+        return self._forward(x, mask)
+
+    def _forward(self, x, mask):
+        x = self.drop_path(self.attn(self.norm1(x), mask), x)
+        return self.drop_path(self.ffn(self.norm2(x)), x)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, (B, in_channels, H, W) -> (B, H / patch, W / patch, dim)."""
+
+    def __init__(self, in_channels, dim, patch_size, norm):
+        super().__init__()
+        self.patch_size = patch_size
+        self.projection = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad_h, pad_w = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Join 2 x 2 neighbours, (B, H, W, C) -> (B, H / 2, W / 2, 2 C).
+
+    Merged channels are in the order of `torch.nn.Unfold` (channel-major), as mmdet's are;
+    Microsoft's, timm's and torchvision's weights have another order and need converting.
+    """
+
+    def __init__(self, dim, norm):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim) if norm else nn.Identity()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(x, 2)
+        B, H, W, C = x.shape
+        x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 5, 2, 4)
+        return self.reduction(self.norm(x.reshape(B, H // 2, W // 2, 4 * C)))
+
+
+class SwinStage(nn.Module):
+    """Blocks on one resolution, every second one with shifted windows, then a downsampling."""
+
+    def __init__(self, dim, depth, window, drop_path_rates, downsample, **block_kwargs):
+        super().__init__()
+        self.window = window
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim=dim, window=window, shift=window // 2 if j % 2 else 0,
+                      drop_path_rate=drop_path_rates[j], **block_kwargs)
+            for j in range(depth))
+        self.downsample = downsample
+        self._mask_cache = None  # (key, mask)
+
+    def shift_mask(self, x: Tensor) -> Tensor:
+        """Mask for this stage's shifted blocks; made once for a run of equal sizes."""
+        H, W = (-(-size // self.window) * self.window for size in x.shape[1:3])
+        if torch.compiler.is_compiling():
+            return shifted_window_mask(H, W, self.window, self.window // 2, x)
+        key = H, W, x.dtype, x.device
+        if self._mask_cache is None or self._mask_cache[0] != key:
+            self._mask_cache = key, shifted_window_mask(
+                H, W, self.window, self.window // 2, x)
+        return self._mask_cache[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); downsampling is left to the caller, who needs both."""
+        mask = self.shift_mask(x) if len(self.blocks) > 1 else None
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+@MODELS.register_module()
+class SwinBackbone(BaseModule):
+    """Swin Transformer for dense prediction: one normed feature map per stage.
+
+    Parameter names and numbers are those of mmdet 3.3's `SwinTransformer`, so state dicts of
+    either load into the other. Images of any size are taken; maps are padded inside.
+
+    Args:
+        arch: 'tiny', 'small', 'base' or 'large', or a dict with `embed_dims` (channels of the
+            first stage, doubled at each further one), `depths` and `num_heads` (one entry per
+            stage) for another size.
+        window_size: Side of an attention window in tokens.
+        out_indices: Stages whose output is returned.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
+        use_abs_pos_embed: Add a learned position embedding of `pretrain_img_size`, resized
+            bicubically to the size of the map.
+        frozen_stages: -1 trains everything, 0 freezes the patch embedding, n = 1..4 the first n
+            stages too.
+        attn_impl: 'eager', 'sdpa', or 'auto' for the faster on the device at hand.
+        with_cp: Recompute block activations in the backward pass to save memory.
+
+    Raises:
+        ValueError: On an impossible `arch`, `out_indices`, `frozen_stages` or `attn_impl`.
+
+    Example:
+        >>> backbone = SwinBackbone(arch='tiny')
+        >>> [tuple(map.shape) for map in backbone(torch.rand(1, 3, 200, 300))]
+        [(1, 96, 50, 75), (1, 192, 25, 38), (1, 384, 13, 19), (1, 768, 7, 10)]
+    """
+
+    def __init__(self,
+                 arch: str | dict = 'tiny',
+                 in_channels: int = 3,
+                 patch_size: int = 4,
+                 window_size: int = 7,
+                 mlp_ratio: float = 4.0,
+                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 qkv_bias: bool = True,
+                 qk_scale: float | None = None,
+                 patch_norm: bool = True,
+                 drop_rate: float = 0.0,
+                 attn_drop_rate: float = 0.0,
+                 drop_path_rate: float = 0.1,
+                 use_abs_pos_embed: bool = False,
+                 pretrain_img_size: int = 224,
+                 frozen_stages: int = -1,
+                 attn_impl: str = 'auto',
+                 with_cp: bool = False,
+                 init_cfg: dict | None = None):
+        super().__init__(init_cfg)
+        arch = resolve_arch(arch)
+        depths, num_heads = arch['depths'], arch['num_heads']
+        num_stages = len(depths)
+        if not out_indices or not set(out_indices) <= set(range(num_stages)):
+            raise ValueError(f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
+                             f'of 0..{num_stages - 1}.')
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
+                             f'(patch embedding) or 1..{num_stages} (that many stages too).')
+        if attn_impl not in ('auto', *ATTENTION_IMPLEMENTATIONS):
+            raise ValueError(f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
+                             f'{", ".join(ATTENTION_IMPLEMENTATIONS)}.')
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.num_features = [arch['embed_dims'] * 2**i for i in range(num_stages)]
+
+        self.patch_embed = PatchEmbed(in_channels, self.num_features[0], patch_size, patch_norm)
+        self.absolute_pos_embed = None
+        if use_abs_pos_embed:
+            self.pos_embed_side = pretrain_img_size // patch_size
+            self.absolute_pos_embed = nn.Parameter(
+                torch.zeros(1, self.pos_embed_side**2, self.num_features[0]))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.stages = nn.ModuleList()
+        for i, dim in enumerate(self.num_features):
+            start = sum(depths[:i])
+            self.stages.append(SwinStage(
+                dim, depths[i], window_size, drop_path_rates[start:start + depths[i]],
+                downsample=PatchMerging(dim, patch_norm) if i < num_stages - 1 else None,
+                num_heads=num_heads[i], mlp_ratio=mlp_ratio, drop_rate=drop_rate,
+                with_cp=with_cp, qkv_bias=qkv_bias, qk_scale=qk_scale,
+                attn_drop_rate=attn_drop_rate, attn_impl=attn_impl))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', nn.LayerNorm(self.num_features[i]))
+
+        # Here and not in train(): DDP lists the trainable parameters when it wraps the model,
+        # which is before train() (open-mmlab/mmdetection#8208, #12345).
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> list:
+        """The parameters and modules that `frozen_stages` keeps as they are."""
+        if self.frozen_stages < 0:
+            return []
+        parts = [self.patch_embed, self.drop_after_pos]
+        if self.absolute_pos_embed is not None:
+            parts.append(self.absolute_pos_embed)
+        for i in range(self.frozen_stages):
+            parts.append(self.stages[i])
+            if i in self.out_indices:
+                parts.append(getattr(self, f'norm{i}'))
+        return parts
+
+    def train(self, mode: bool = True) -> SwinBackbone:
+        """Set training mode, but for frozen stages, which stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise as the reference does, or load what `init_cfg` names."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttention):
+                trunc_normal_(module.relative_position_bias_table, std=0.02)
+        if self.absolute_pos_embed is not None:
+            trunc_normal_(self.absolute_pos_embed, std=0.02)
+        super().init_weights()
+
+    def _add_position_embedding(self, x: Tensor) -> Tensor:
+        side, size = self.pos_embed_side, x.shape[1:3]
+        embedding = self.absolute_pos_embed.view(1, side, side, -1).permute(0, 3, 1, 2)
+        if size != (side, side):
+            embedding = F.interpolate(embedding, size=size, mode='bicubic')
+        return x + embedding.permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+
+        Returns:
+            For each stage i of `out_indices`, (B, embed_dims * 2**i, H / s, W / s), sizes
+            rounded up, with s = patch_size * 2**i.
+        """
+        # A frozen stem or stage has nothing to learn: keep its activations out of the graph.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages < 0):
+            x = self.patch_embed(x)
+            if self.absolute_pos_embed is not None:
+                x = self._add_position_embedding(x)
+            x = self.drop_after_pos(x)
+
+        outs = []
+        for i, stage in enumerate(self.stages):
+            trainable = i >= self.frozen_stages
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+                x = stage(x)
+                if i in self.out_indices:
+                    outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2).contiguous())
+                if stage.downsample is not None:
+                    x = stage.downsample(x)
+        return tuple(outs)
