@@ -7,9 +7,10 @@ load_from = None
 
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type='SwinBackbone',
         arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
-        drop_path_rate=0.0,
-        frozen_stages=-1),
+        drop_path_rate=0.0),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(

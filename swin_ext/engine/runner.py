@@ -1,4 +1,4 @@
-"""A runner that lets a config say its data folder and its number of classes once."""
+"""A runner that lets a config say its data folder, classes and epochs once."""
 from __future__ import annotations
 
 from mmengine.config import Config
@@ -8,12 +8,13 @@ from mmengine.runner import Runner
 
 @RUNNERS.register_module()
 class SwinExtRunner(Runner):
-    """Runner for configs with top-level `data_root` and `num_classes`.
+    """Runner for configs with top-level `data_root`, `num_classes` and `max_epochs`.
 
     Variables of a text config are resolved before `--cfg-options` is merged, so a value given
-    there would not reach the places that were written in terms of it. This runner hands both on
+    there would not reach the places that were written in terms of it. This runner hands them on
     once the config is complete: `data_root` to every data set that has none, `num_classes` to
-    every part of the model that has one.
+    every part of the model that has one, `max_epochs` to the train loop and to schedulers that
+    count `total_steps` in epochs.
     """
 
     @classmethod
@@ -24,6 +25,11 @@ class SwinExtRunner(Runner):
                 set_data_root(dataloader.dataset, cfg.data_root)
         if 'num_classes' in cfg:
             set_num_classes(cfg.model, cfg.num_classes)
+        if 'max_epochs' in cfg:
+            cfg.train_cfg.max_epochs = cfg.max_epochs
+            for scheduler in cfg.get('param_scheduler') or []:
+                if 'total_steps' in scheduler and scheduler.get('by_epoch', True):
+                    scheduler.total_steps = cfg.max_epochs
         return super().from_cfg(cfg)
 
 

@@ -404,7 +404,8 @@ class SwinBackbone(BaseModule):
                 torch.zeros(1, self.pos_embed_side**2, self.num_features[0]))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        last = max(sum(depths) - 1, 1)
+        drop_path_rates = [drop_path_rate * j / last for j in range(sum(depths))]
         self.stages = nn.ModuleList()
         for i, dim in enumerate(self.num_features):
             start = sum(depths[:i])
