@@ -1,0 +1,177 @@
+"""The commands of the README, run as a user does: from another directory, in new processes."""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ToyCMR
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+
+from swin_ext.datasets import DatasetError
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+NANO = CONFIGS / 'mask_rcnn_swin-nano_cmr.py'
+FLAGSHIP = CONFIGS / 'mask_rcnn_swin-s_cmr.py'
+
+
+def mim(command, config, *args, cwd, options=(), check=True):
+    """Run a MIM command; return its exit status and output."""
+    call = [sys.executable, '-m', 'mim', command, 'mmdet', str(config), *map(str, args)]
+    call += ['--cfg-options', *options] if options else []
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    done = subprocess.run(
+        call, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:]
+    return done
+
+
+def validation_figures(log: str) -> list[dict]:
+    """The COCO figures of each validation or test in a log, by metric name."""
+    lines = re.findall(r'Iter\((?:val|test)\) .*coco.*', log)
+    return [{k: float(v) for k, v in re.findall(r'(coco/\w+): (-?[\d.]+)', line)}
+            for line in lines]
+
+
+class Training:
+    """Two epochs of three iterations on a toy set, validated after iterations 2, 4 and 6."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.data = ToyCMR(root / 'data', num_images=6)
+        self.work_dir = root / 'work_dir'
+        self.options = [
+            f'data_root={self.data.root}', 'max_epochs=2', 'train_dataloader.batch_size=2',
+            'train_cfg.val_begin=1', 'train_cfg.val_interval=2', 'randomness.seed=0',
+            'default_hooks.checkpoint.interval=4', 'default_hooks.logger.interval=1',
+        ]
+        self.log = mim('train', NANO, '--work-dir', self.work_dir, cwd=root,
+                       options=self.options).stdout
+        self.best, = self.work_dir.glob('best_coco_segm_mAP_iter_*.pth')
+
+
+@pytest.fixture(scope='module')
+def training(tmp_path_factory):
+    return Training(tmp_path_factory.mktemp('training'))
+
+
+def test_training_logs_saves_and_draws(training):
+    assert len(re.findall(r'Iter\(train\)', training.log)) == 6
+    assert len(validation_figures(training.log)) == 3
+    assert (training.work_dir / 'iter_6.pth').exists()
+    assert list(training.work_dir.glob('*/vis_data/events.out.tfevents.*'))
+    checkpoint = torch.load(training.work_dir / 'iter_6.pth', weights_only=False)
+    assert checkpoint['meta']['dataset_meta']['classes'] == ('LV', 'Myo', 'RV')
+
+
+def test_best_checkpoint_reproduces_its_validation_exactly(training):
+    iteration = int(re.search(r'iter_(\d+)', training.best.name)[1])
+    log = mim('test', NANO, '--checkpoint', training.best, '--work-dir', training.root / 'test',
+              cwd=training.root, options=training.options[:1]).stdout
+    figures, = validation_figures(log)
+    assert figures == validation_figures(training.log)[iteration // 2 - 1]
+    assert len(figures) == 15  # 6 for boxes, 6 for masks, 1 per class
+    assert figures['coco/segm_mAP'] > 0
+
+
+def test_resume_continues_from_the_last_checkpoint(training):
+    last = training.work_dir / 'last_checkpoint'
+    text = last.read_text()
+    last.write_text(str(training.work_dir / 'iter_4.pth'))
+    log = mim('train', NANO, '--work-dir', training.work_dir, '--resume', cwd=training.root,
+              options=training.options).stdout
+    last.write_text(text)
+    assert [int(i) for i in re.findall(r'Iter\(train\) \[(\d)/6\]', log)] == [5, 6]
+    assert len(validation_figures(log)) == 1
+
+
+def test_wrong_number_of_classes_is_refused_before_training(training):
+    done = mim('train', NANO, '--work-dir', training.root / 'wrong', cwd=training.root,
+               check=False, options=training.options + ['num_classes=7'])
+    assert done.returncode != 0
+    assert 'has num_classes=7, but the train data set has 3 classes' in done.stdout
+    assert not list((training.root / 'wrong').glob('*.pth'))
+
+
+def build_runner(training, config=NANO, **options):
+    """The runner that mmdet's tools build, in this process."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({'data_root': str(training.data.root), 'log_level': 'ERROR', **options})
+    cfg.work_dir = str(training.root / 'refused')
+    cfg.launcher = 'none'
+    cfg.experiment_name = f'refused_{time.monotonic_ns()}'
+    return RUNNERS.build(cfg)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'num_classes': 2}, 'has num_classes=2, but the test data set has 3 classes'),
+    ({'test_dataloader.dataset.metainfo': dict(classes=('RV', 'LV', 'Myo'))},
+     r'trained on other classes .* or in another order'),
+    ({'model.backbone.arch.embed_dims': 48, 'model.neck.in_channels': [48, 96, 192, 384]},
+     'checkpoint is of another architecture'),
+], ids=['number of classes', 'permuted classes', 'architecture'])
+def test_model_that_does_not_fit_is_not_tested(training, options, message):
+    runner = build_runner(training, load_from=str(training.best), **options)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        runner.test()
+    assert not list(training.root.glob('refused/*/*.json'))  # no figures
+
+
+def test_data_root_from_the_environment(training, monkeypatch):
+    monkeypatch.setenv('CMR_DATA', '/from/the/environment')
+    assert Config.fromfile(NANO).data_root == '/from/the/environment'
+    with pytest.raises(DatasetError, match='/from/the/command/line/train.json does not exist'):
+        build_runner(training, data_root='/from/the/command/line').train()
+
+
+def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
+    log = mim('train', FLAGSHIP, '--work-dir', training.root / 'flagship', cwd=training.root,
+              options=training.options[:2] + [
+                  'load_from=None', 'optim_wrapper.type=OptimWrapper', 'max_epochs=1',
+                  'train_dataloader.batch_size=3', 'default_hooks.logger.interval=1',
+                  'train_dataloader.dataset.pipeline.2.scale=(96,96)',
+                  'val_dataloader.dataset.pipeline.1.scale=(96,96)']).stdout
+    losses = [float(loss) for loss in re.findall(r'  loss: ([\d.]+)', log)]
+    assert len(losses) == 2 and losses[1] != losses[0]
+    record = next((training.root / 'flagship').glob('*/vis_data/config.py')).read_text()
+    assert 'frozen_stages=2' in record
+
+
+def test_flagship_without_network_says_what_to_do(training):
+    runner = build_runner(training, FLAGSHIP, **{
+        'optim_wrapper.type': 'OptimWrapper',
+        'load_from': 'http://127.0.0.1:9/mask_rcnn-b92c91f1.pth'})
+    with pytest.raises(RuntimeError, match='load_from=/path/to(?s:.*)load_from=None'):
+        runner.train()
+
+
+def test_malicious_checkpoint_runs_nothing(training, tmp_path):
+    marker = tmp_path / 'it_ran'
+
+    class Payload:
+
+        def __reduce__(self):
+            return os.system, (f'touch {marker}', )
+
+    checkpoint = torch.load(training.best, weights_only=False)
+    checkpoint['meta']['payload'] = Payload()
+    torch.save(checkpoint, tmp_path / 'malicious.pth')
+    done = mim('test', NANO, '--checkpoint', tmp_path / 'malicious.pth', cwd=training.root,
+               options=training.options[:1], check=False)
+    assert done.returncode != 0
+    assert 'malicious.pth' in done.stdout and 'posix.system' in done.stdout
+    assert not marker.exists()
+    torch.load(tmp_path / 'malicious.pth', weights_only=False)
+    assert marker.exists()  # the payload is a real one
+
+
+def test_every_figure_of_the_log_is_in_scalars_json(training):
+    path, = training.work_dir.glob('2*/vis_data/scalars.json')
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record['step'] for record in records if 'coco/segm_mAP' in record] == [2, 4, 6]

@@ -1,0 +1,105 @@
+import hashlib
+import re
+
+import pytest
+import torch
+
+from swin_ext.models.swin import SwinBackbone
+
+ARCH = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
+
+
+@pytest.fixture
+def convert(load_tool):
+    return load_tool('convert_swin_weights').main
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A checkpoint of timm's Swin, whose patch embedding is recognisable."""
+    timm_module = pytest.importorskip('timm.models.swin_transformer')
+    torch.manual_seed(0)
+    model = timm_module.SwinTransformer(
+        embed_dim=24, depths=ARCH['depths'], num_heads=ARCH['num_heads'], num_classes=5)
+    path = tmp_path_factory.mktemp('source') / 'timm.pth'
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_loads_into_backbone(convert, source, tmp_path, capsys):
+    dst = convert([str(source), str(tmp_path / 'new' / 'swin.pth')])
+    assert dst == tmp_path / 'new' / 'swin.pth'
+    assert [p.name for p in dst.parent.iterdir()] == ['swin.pth']
+    written, original = torch.load(dst, weights_only=True), torch.load(source, weights_only=True)
+    assert written['patch_embed.projection.weight'].equal(original['patch_embed.proj.weight'])
+    missing, unexpected = SwinBackbone(arch=ARCH).load_state_dict(written, strict=False)
+    assert unexpected == []
+    assert {name.split('.')[-1] for name in missing if not name.startswith('norm')} == {
+        'relative_position_index'}
+    output = capsys.readouterr().out
+    assert "Swin weights in timm format: 119 of the model's 125 parameters set." in output
+    assert 'head.fc.weight' in output and f'wrote {dst}' in output
+
+
+def test_window_size(convert, source, tmp_path):
+    dst = convert([str(source), str(tmp_path / 'swin.pth'), '--window-size', '12'])
+    written = torch.load(dst, weights_only=True)
+    backbone = SwinBackbone(arch=ARCH, window_size=12)
+    _, unexpected = backbone.load_state_dict(written, strict=False)
+    assert unexpected == []
+    assert written['stages.3.blocks.1.attn.w_msa.relative_position_bias_table'].shape == (529, 8)
+
+
+def test_hash_in_name(convert, source, tmp_path):
+    argv = [str(source), str(tmp_path / 'swin.pth'), '--hash']
+    dst = convert(argv)
+    assert dst.name == f'swin-{hashlib.sha256(dst.read_bytes()).hexdigest()[:8]}.pth'
+    assert list(tmp_path.iterdir()) == [dst]
+
+
+def test_keeps_position_embedding(convert, tmp_path):
+    source = SwinBackbone(arch=ARCH, use_abs_pos_embed=True, pretrain_img_size=96, window_size=5)
+    torch.save(source.state_dict(), tmp_path / 'source.pth')
+    written = torch.load(
+        convert([str(tmp_path / 'source.pth'), str(tmp_path / 'swin.pth')]), weights_only=True)
+    expected = {k: v for k, v in source.state_dict().items() if 'position_index' not in k}
+    assert written.keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in written.items())
+
+
+def test_refuses_to_overwrite(convert, source, tmp_path, capsys):
+    dst = tmp_path / 'swin.pth'
+    dst.write_bytes(b'mine')
+    with pytest.raises(SystemExit):
+        convert([str(source), str(dst)])
+    assert f'{dst} exists; give --overwrite to replace it' in capsys.readouterr().err
+    assert dst.read_bytes() == b'mine'
+    convert([str(source), str(dst), '--overwrite'])
+    assert len(torch.load(dst, weights_only=True)) == 119
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['--arch', 'tiny'], r"'embed_dims': 24.*'embed_dims': 96"),
+    (['--window-size', '0'], '--window-size is 0: it must be positive'),
+])
+def test_errors_leave_nothing_behind(convert, source, tmp_path, capsys, argv, message):
+    with pytest.raises(SystemExit):
+        convert([str(source), str(tmp_path / 'swin.pth'), *argv])
+    assert re.search(message, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_v2(convert, tmp_path, capsys):
+    timm_module = pytest.importorskip('timm.models.swin_transformer_v2')
+    model = timm_module.SwinTransformerV2(
+        img_size=64, window_size=4, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    torch.save(model.state_dict(), tmp_path / 'source.pth')
+    with pytest.raises(SystemExit):
+        convert([str(tmp_path / 'source.pth'), str(tmp_path / 'swin.pth')])
+    assert 'weights of Swin V2 (timm-v2 format)' in capsys.readouterr().err
+
+
+def test_no_source(convert, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert([str(tmp_path / 'none.pth'), str(tmp_path / 'swin.pth')])
+    assert 'There is no checkpoint file' in capsys.readouterr().err

@@ -1,0 +1,271 @@
+import json
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from pycocotools import mask as mask_utils
+from scipy import ndimage
+
+LV, MYO = 1, 2
+GREY = 90  # every pixel of every test image
+
+
+@pytest.fixture(scope='module')
+def show_results(load_tool):
+    return load_tool('show_results')
+
+
+def box_mask(left, top, right, bottom, shape=(40, 48)):
+    mask = np.zeros(shape, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def encode(mask):
+    rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
+    return dict(size=list(rle['size']), counts=rle['counts'].decode())
+
+
+def prediction(image_id=7, category_id=LV, score=0.9, mask=None, **changes):
+    mask = box_mask(10, 10, 30, 30) if mask is None else mask
+    return dict(dict(image_id=image_id, category_id=category_id, score=score, bbox=[10, 10, 20, 20],
+                     segmentation=encode(mask)), **changes)
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Two grey images with one LV each, and the arguments that show them."""
+    (tmp_path / 'images').mkdir()
+    images, annotations = [], []
+    for image_id in (7, 9):
+        name = f'slice{image_id}.png'
+        cv2.imwrite(str(tmp_path / 'images' / name), np.full((40, 48), GREY, np.uint8))
+        images.append(dict(id=image_id, file_name=name, width=48, height=40))
+        annotations.append(dict(
+            id=image_id, image_id=image_id, category_id=LV, iscrowd=0, area=400,
+            bbox=[10, 10, 20, 20], segmentation=encode(box_mask(10, 10, 30, 30))))
+    (tmp_path / 'ann.json').write_text(json.dumps(dict(
+        images=images, annotations=annotations,
+        categories=[dict(id=LV, name='LV'), dict(id=MYO, name='Myo')])))
+    return tmp_path
+
+
+def run(show_results, case, predictions, *more):
+    text = predictions if isinstance(predictions, str) else json.dumps(predictions)
+    (case / 'pred.segm.json').write_text(text)
+    show_results.main(['--ann', str(case / 'ann.json'), '--img-prefix', str(case / 'images'),
+                       '--pred', str(case / 'pred.segm.json'), '--out', str(case / 'out.png'),
+                       *more])
+    return cv2.imread(str(case / 'out.png'))[..., ::-1]
+
+
+ZOOM = 8
+
+
+def draw(show_results, image, truth, predictions, colours, zoom=ZOOM):
+    """The tile alone, without margins: each image pixel is zoom x zoom pixels, RGB."""
+    height, width = image.shape
+    figure = plt.figure(figsize=(width * zoom / 100, height * zoom / 100), dpi=100)
+    show_results.draw_tile(figure.add_axes([0, 0, 1, 1]), image, truth, predictions, colours)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+    plt.close(figure)
+    return pixels
+
+
+def at_pixel_centres(tile):
+    """Colours of the image pixels away from their edges, where the outlines run."""
+    return tile[ZOOM // 2::ZOOM, ZOOM // 2::ZOOM]
+
+
+def test_the_predicted_mask_is_tinted_in_its_colour_and_nothing_else(show_results):
+    image = np.random.default_rng(0).integers(0, 256, (40, 48)).astype(np.uint8)
+    mask = box_mask(5, 8, 25, 30)
+    tile = at_pixel_centres(draw(show_results, image, {}, {LV: (mask, 0.9)}, {LV: '#ff0000'}))
+    inside, outside = box_mask(7, 10, 23, 28), ~box_mask(3, 6, 27, 32)
+    red = 0.7 * image[inside] + 0.3 * 255
+    np.testing.assert_allclose(tile[inside][:, 0], red, atol=1.01)
+    np.testing.assert_allclose(tile[inside][:, 1], 0.7 * image[inside], atol=1.01)
+    np.testing.assert_allclose(tile[outside], np.repeat(image[outside][:, None], 3, 1), atol=1.01)
+
+
+def test_the_hole_of_a_ring_is_not_tinted(show_results):
+    image = np.full((40, 48), GREY, np.uint8)
+    ring = box_mask(5, 5, 35, 35) & ~box_mask(12, 12, 28, 28)
+    tile = at_pixel_centres(draw(show_results, image, {}, {MYO: (ring, 0.9)}, {MYO: '#00ff00'}))
+    assert (tile[box_mask(15, 15, 25, 25)] == GREY).all()
+    assert tile[8, 20, 1] > GREY > tile[8, 20, 0]
+
+
+def along_the_edge(mask, distance):
+    """Where the enlarged tile is at most ``distance`` of its pixels off the edge of the mask."""
+    enlarged = np.kron(mask, np.ones((ZOOM, ZOOM), np.uint8))
+    return ndimage.binary_dilation(enlarged, iterations=distance) & ~ndimage.binary_erosion(
+        enlarged, iterations=distance, border_value=0)
+
+
+def test_the_ground_truth_is_a_dashed_white_outline(show_results):
+    truth = box_mask(14, 10, 34, 30)
+    tile = draw(show_results, np.zeros((40, 48), np.uint8), {LV: truth}, {}, {LV: '#ff0000'})
+    white = tile.min(-1) > 100
+    assert not white[~along_the_edge(truth, 4)].any()
+    top_edge = white[10 * ZOOM - 3:10 * ZOOM + 3, 16 * ZOOM:32 * ZOOM].any(0)
+    assert 0.3 < top_edge.mean() < 0.95
+
+
+def test_a_prediction_has_an_outline_in_its_colour_closed_at_the_border(show_results):
+    mask = box_mask(28, 0, 48, 40)  # touches three borders
+    tile = draw(show_results, np.zeros((40, 48), np.uint8), {}, {LV: (mask, 1.)}, {LV: '#0000ff'})
+    outline = tile[..., 2] > 150  # the fill is 0.3 * 255
+    assert not outline[~along_the_edge(mask, 4)].any()
+    left = outline[:, 28 * ZOOM - 3:28 * ZOOM + 3].any(1)
+    assert left.all() and outline[0, 30 * ZOOM:-ZOOM].all() and outline[ZOOM:-ZOOM, -1].all()
+
+
+def test_the_sheet_shows_predictions_above_the_threshold(show_results, case):
+    def coloured(sheet):
+        return int((np.ptp(sheet.astype(int), axis=-1) > 30).sum())
+
+    none = coloured(run(show_results, case, []))
+    low = coloured(run(show_results, case, [prediction(score=0.4)]))
+    high = coloured(run(show_results, case, [prediction(score=0.6)]))
+    lowered = coloured(run(show_results, case, [prediction(score=0.4)], '--score-thr', '0.4'))
+    # 20 of the 48 columns of a tile 256 px wide.
+    mask_area = (20 * 256 / 48)**2
+    assert none == low
+    assert high - none == pytest.approx(mask_area, rel=0.1)
+    assert lowered - none == pytest.approx(mask_area, rel=0.1)
+
+
+def test_the_sheet_grows_with_the_images(show_results, case):
+    one, two = (run(show_results, case, [], '--num', num) for num in ('1', '9'))
+    tile = np.all(one == GREY, axis=-1).sum(), np.all(two == GREY, axis=-1).sum()
+    assert tile[1] == pytest.approx(2 * tile[0], rel=0.05)
+    assert tile[0] > 0.5 * 256 * 256 * 40 / 48
+
+
+def test_best_prediction_per_class(show_results):
+    first, second = box_mask(0, 0, 5, 5), box_mask(5, 5, 9, 9)
+    best = show_results.best_predictions(
+        [prediction(score=0.6, mask=first), prediction(score=0.8, mask=second),
+         prediction(score=0.7, mask=first), prediction(category_id=MYO, score=0.5, mask=first),
+         prediction(category_id=3, score=0.49)], score_thr=0.5)
+    assert best.keys() == {LV, MYO}
+    assert best[LV][1] == 0.8 and np.array_equal(best[LV][0], second)
+    assert best[MYO][1] == 0.5
+
+
+@pytest.mark.parametrize('other, iou, dice', [
+    (box_mask(10, 10, 30, 30), 1., 1.),
+    (box_mask(20, 10, 40, 30), 1 / 3, 0.5),
+    (box_mask(10, 10, 20, 30), 0.5, 2 / 3),
+    (box_mask(30, 10, 40, 30), 0., 0.),
+    (box_mask(0, 0, 0, 0), 0., 0.)])
+def test_overlap(show_results, other, iou, dice):
+    assert show_results.overlap(other, box_mask(10, 10, 30, 30)) == pytest.approx((iou, dice))
+
+
+def test_captions(show_results):
+    mask = box_mask(10, 10, 30, 30)
+    truth = {LV: mask, MYO: mask}
+    predictions = {LV: (box_mask(20, 10, 40, 30), 0.876), 3: (mask, 0.5)}
+    captions = [show_results.describe(category, truth, predictions) for category in (LV, MYO, 3, 4)]
+    assert captions == ['score 0.88  IoU 0.33  Dice 0.50', 'missed',
+                        'score 0.50  not in the ground truth', None]
+
+
+def test_instances_of_a_class_are_joined_and_crowds_left_out(show_results, case):
+    file = case / 'ann.json'
+    content = json.loads(file.read_text())
+    content['annotations'] += [
+        dict(id=20, image_id=7, category_id=LV, iscrowd=0, area=25, bbox=[0, 0, 5, 5],
+             segmentation=[[0, 0, 5, 0, 5, 5, 0, 5]]),
+        dict(id=21, image_id=7, category_id=MYO, iscrowd=1, area=25, bbox=[0, 0, 5, 5],
+             segmentation=encode(box_mask(0, 0, 5, 5)))]
+    file.write_text(json.dumps(content))
+    masks = show_results.true_masks(show_results.load_ground_truth(file), 7)
+    assert masks.keys() == {LV}
+    assert np.array_equal(masks[LV], box_mask(0, 0, 5, 5) | box_mask(10, 10, 30, 30))
+
+
+def test_choice_of_images(show_results):
+    class Coco:
+        imgs = dict.fromkeys(range(10, 21))
+
+    assert show_results.choose_images(Coco, 3, None) == [10, 15, 20]
+    assert show_results.choose_images(Coco, 99, None) == list(range(10, 21))
+    drawn = show_results.choose_images(Coco, 4, 0)
+    assert drawn == show_results.choose_images(Coco, 4, 0) == sorted(set(drawn))
+    assert any(show_results.choose_images(Coco, 4, seed) != drawn for seed in range(1, 5))
+
+
+def test_class_colours_are_distinct(show_results):
+    colours = np.array([to_rgb(colour) for colour in show_results.COLOURS])
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+    assert distance[~np.eye(len(colours), dtype=bool)].min() > 0.2
+
+
+@pytest.mark.parametrize('predictions, message', [
+    ([prediction(), prediction(image_id=8)], 'pred.segm.json, entry 1: image_id 8 is not in'),
+    ([prediction(category_id=5)], 'pred.segm.json, entry 0: category_id 5 is not in'),
+    ([dict(image_id=7, category_id=LV, score=1, bbox=[0, 0, 1, 1])],
+     'pred.segm.json, entry 0: no segmentation; give the .segm.json'),
+    ([prediction(mask=box_mask(0, 0, 9, 9, (10, 10)))],
+     'entry 0: the mask is 10x10 px but image_id 7 is 48x40 px'),
+    ([prediction(segmentation=[[0, 0, 5, 0, 5, 5]])], 'entry 0: the segmentation is no run-length'),
+    (dict(annotations=[]), 'pred.segm.json holds a dict, not a list'),
+    ('[{', 'pred.segm.json is not a JSON file')])
+def test_predictions_that_do_not_fit(show_results, case, capsys, predictions, message):
+    with pytest.raises(SystemExit) as error:
+        run(show_results, case, predictions)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (case / 'out.png').exists()
+
+
+def test_missing_image(show_results, case, capsys):
+    (case / 'images' / 'slice9.png').unlink()
+    with pytest.raises(SystemExit):
+        run(show_results, case, [])
+    assert 'slice9.png (image_id 9) does not exist: check --img-prefix' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content, message', [
+    (cv2.imencode('.png', np.zeros((5, 6), np.uint8))[1].tobytes(), 'slice7.png is 6x5 px'),
+    (b'no image', 'slice7.png (image_id 7) cannot be read as an image')])
+def test_unsuitable_image(show_results, case, capsys, content, message):
+    (case / 'images' / 'slice7.png').write_bytes(content)
+    with pytest.raises(SystemExit):
+        run(show_results, case, [])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"images": [], "annotations": [], "categories": []}', 'ann.json has no images'),
+    ('{"images": [', 'ann.json is not a JSON file')])
+def test_unsuitable_annotation_file(show_results, case, capsys, content, message):
+    (case / 'ann.json').write_text(content)
+    with pytest.raises(SystemExit):
+        run(show_results, case, [])
+    assert message in capsys.readouterr().err
+
+
+def test_files_that_do_not_exist(show_results, case, capsys):
+    for file in ('ann.json', 'pred.segm.json'):
+        content = (case / 'ann.json').read_text()
+        (case / 'pred.segm.json').write_text('[]')
+        (case / file).unlink()
+        with pytest.raises(SystemExit):
+            show_results.main([
+                '--ann', str(case / 'ann.json'), '--img-prefix', str(case / 'images'),
+                '--pred', str(case / 'pred.segm.json'), '--out', str(case / 'out.png')])
+        assert file in capsys.readouterr().err
+        (case / 'ann.json').write_text(content)
+
+
+def test_at_least_one_image(show_results, case, capsys):
+    with pytest.raises(SystemExit):
+        run(show_results, case, [], '--num', '0')
+    assert '--num is 0' in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""Convert Swin weights of any origin into a state dict for SwinBackbone.
+
+    python tools/convert_swin_weights.py swin_small.safetensors checkpoints/swin_small.pth
+
+The source may come from mmdet, Microsoft, timm, torchvision, Hugging Face or Mask2Former, as a
+backbone, a classifier or a detector. Train from the result with
+
+    --cfg-options model.backbone.init_cfg.type=Pretrained \\
+        model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from swin_ext.engine.checkpoint_files import read_checkpoint
+from swin_ext.engine.download import sha256_of
+from swin_ext.engine.safe_checkpoint import CheckpointError
+from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
+from swin_ext.models.swin_weights import (
+    ConvertedWeights,
+    SwinWeightsError,
+    convert_swin_state_dict,
+    infer_architecture,
+    match_to_model,
+)
+
+
+def build_backbone(converted: ConvertedWeights, arch: str | None,
+                   window_size: int | None) -> SwinBackbone:
+    """Build the model to fit the weights to: theirs, but for what the user asks for.
+
+    Raises:
+        SwinWeightsError: If the weights are of Swin V2.
+    """
+    if converted.format.endswith('-v2'):
+        raise SwinWeightsError(f'these are weights of Swin V2 ({converted.format} format), but '
+                               'SwinBackbone is a Swin V1')
+    weights = converted.state_dict
+    inferred = infer_architecture(weights)
+    patches = weights['patch_embed.projection.weight']  # (embed_dims, channels, patch, patch)
+    hidden = weights['stages.0.blocks.0.ffn.layers.0.0.weight']  # (mlp_ratio * dim, dim)
+    position = weights.get('absolute_pos_embed')  # (1, side**2, embed_dims)
+    side = 0 if position is None else round(position.shape[1]**0.5)
+    return SwinBackbone(
+        arch=arch or inferred['arch'],
+        in_channels=patches.shape[1],
+        patch_size=patches.shape[2],
+        window_size=window_size or inferred['window_size'],
+        mlp_ratio=hidden.shape[0] / hidden.shape[1],
+        qkv_bias='stages.0.blocks.0.attn.w_msa.qkv.bias' in weights,
+        patch_norm='patch_embed.norm.weight' in weights,
+        use_abs_pos_embed=position is not None,
+        pretrain_img_size=side * patches.shape[2])
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('src', type=Path, help='.pth, .pt, .bin, .pkl or .safetensors file')
+    parser.add_argument('dst', type=Path, help='.pth file to write')
+    parser.add_argument('--arch', choices=ARCHITECTURES,
+                        help='insist on this size (default: whatever the source has)')
+    parser.add_argument('--window-size', type=int, metavar='TOKENS',
+                        help='resize the position bias tables for windows of this side')
+    parser.add_argument('--hash', action='store_true',
+                        help='append the first 8 digits of the SHA-256 to the name of DST')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing DST')
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Convert one file and return the path of the result."""
+    parser, args = parse_args(argv)
+    if args.window_size is not None and args.window_size < 1:
+        parser.error(f'--window-size is {args.window_size}: it must be positive')
+    part = args.dst.with_name(f'{args.dst.name}.part')
+    try:
+        if not args.hash:  # else the name is not known yet
+            check_absent(args.dst, args.overwrite)
+        converted = convert_swin_state_dict(read_checkpoint(args.src))
+        backbone = build_backbone(converted, args.arch, args.window_size)
+        matched = match_to_model(converted, backbone.state_dict())
+        args.dst.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(matched.state_dict, part)
+        dst = args.dst
+        if args.hash:
+            dst = dst.with_name(f'{dst.stem}-{sha256_of(part)[:8]}{dst.suffix}')
+            check_absent(dst, args.overwrite)
+        part.replace(dst)
+    except (CheckpointError, SwinWeightsError, OSError, ImportError) as error:
+        where = f'{args.src}: ' if isinstance(error, SwinWeightsError) else ''
+        parser.error(f'{where}{error}')
+    finally:
+        part.unlink(missing_ok=True)
+    print(matched.report())
+    print(f'wrote {dst}')
+    return dst
+
+
+def check_absent(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; give --overwrite to replace it')
+
+
+if __name__ == '__main__':
+    main()
