@@ -172,6 +172,6 @@ def test_malicious_checkpoint_runs_nothing(training, tmp_path):
 
 
 def test_every_figure_of_the_log_is_in_scalars_json(training):
-    path, = training.work_dir.glob('2*/vis_data/scalars.json')
+    path = min(training.work_dir.glob('2*/vis_data/scalars.json'))
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record['step'] for record in records if 'coco/segm_mAP' in record] == [2, 4, 6]

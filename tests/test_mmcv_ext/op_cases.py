@@ -103,13 +103,13 @@ def run_roi_align(pool_mode, aligned, sampling_ratio, output_size=(3, 2), spatia
                                 'rois': torch.from_numpy(rois.astype(np.float32))}, seed=12)
 
 
-def run_deform_conv(modulated, groups=1, deform_groups=1, stride=1, padding=1, dilation=1,
-                    kernel=(3, 3), batch=2, bias=True, im2col_step=32):
+def run_deform_conv(modulated, groups=1, deform_groups=1, stride=(1, 1), padding=(1, 1),
+                    dilation=(1, 1), kernel=(3, 3), batch=2, bias=True, im2col_step=32):
     rng = np.random.RandomState(21)
     in_channels, out_channels, height, width = 4, 6, 7, 6
     weight = random(rng, out_channels, in_channels // groups, *kernel)
-    out = [(size + 2 * padding - dilation * (k - 1) - 1) // stride + 1
-           for size, k in zip((height, width), kernel)]
+    out = [(size + 2 * p - d * (k - 1) - 1) // s + 1
+           for size, k, s, p, d in zip((height, width), kernel, stride, padding, dilation)]
     points = deform_groups * kernel[0] * kernel[1]
     inputs = {'input': random(rng, batch, in_channels, height, width),
               'offset': 2 * random(rng, batch, 2 * points, *out)}
@@ -185,9 +185,9 @@ for modulated, settings in product((False, True), [
     dict(),
     dict(groups=2),
     dict(deform_groups=2),
-    dict(groups=2, deform_groups=4, stride=2),
-    dict(stride=2, padding=2, dilation=2),
-    dict(kernel=(1, 3), padding=0),
+    dict(groups=2, deform_groups=4, stride=(2, 2)),
+    dict(stride=(1, 2), padding=(3, 2), dilation=(2, 1)),
+    dict(kernel=(1, 3), padding=(0, 0)),
     dict(batch=4, im2col_step=2),
     dict(bias=False),
 ]):
