@@ -242,7 +242,7 @@ def _restore_numpy(value: Any) -> Any:
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
-    """For PyTorch before 2.6: builds what is allowed, and nothing else."""
+    """Builds what is allowed, and nothing else: plain pickles, and PyTorch before 2.6."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
 

@@ -16,6 +16,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .window_attention import (
+    IMPLEMENTATIONS,
+    WindowGrid,
+    from_windows,
+    to_windows,
+    window_attention,
+)
+
 # Table 7 of the paper; num_heads is dim / 32 throughout.
 ARCHITECTURES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
@@ -23,10 +31,6 @@ ARCHITECTURES = {
     'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
     'large': dict(embed_dims=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
 }
-
-# Added to the logits of token pairs that the cyclic shift brought together from opposite borders
-# of the map; the value of the reference implementation.
-MASKED_LOGIT = -100.0
 
 
 def resolve_arch(arch: str | dict) -> dict:
@@ -63,71 +67,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
-def window_partition(x: Tensor, window: int) -> Tensor:
-    """Cut (B, H, W, C), H and W multiples of `window`, into (B * nW, window**2, C)."""
-    B, H, W, C = x.shape
-    x = x.view(B, H // window, window, W // window, window, C)
-    return x.transpose(2, 3).reshape(-1, window * window, C)
-
-
-def window_reverse(windows: Tensor, window: int, H: int, W: int) -> Tensor:
-    """Join (B * nW, window**2, C) into (B, H, W, C); the inverse of `window_partition`."""
-    C = windows.shape[-1]
-    x = windows.view(-1, H // window, W // window, window, window, C)
-    return x.transpose(2, 3).reshape(-1, H, W, C)
-
-
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each pair of tokens of a window, int64 of shape (N, N)."""
     axis = torch.arange(window)
     y, x = axis.repeat_interleave(window), axis.repeat(window)  # (N,) each
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]  # (N, N), -(window-1)..window-1
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
-
-
-def shifted_window_mask(H: int, W: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """Additive mask for attention in a map that was rolled by `-shift`.
-
-    Args:
-        H, W: Size of the padded map.
-        like: Gives device and dtype.
-
-    Returns:
-        (nW, 1, N, N): 0 where both tokens were neighbours before the roll, else `MASKED_LOGIT`.
-    """
-
-    def region(size):  # 0 | 1 | 2: untouched windows, last window, its wrapped-around part
-        pos = torch.arange(size, device=like.device)
-        return (pos >= size - window).int() + (pos >= size - shift).int()
-
-    regions = 3 * region(H)[:, None] + region(W)[None, :]  # (H, W)
-    regions = window_partition(regions[None, :, :, None], window).squeeze(-1)  # (nW, N)
-    different = regions[:, None, :, None] != regions[:, None, None, :]  # (nW, 1, N, N)
-    return different.to(like.dtype) * MASKED_LOGIT
-
-
-def eager_window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None,
-                           scale: float, dropout_p: float) -> Tensor:
-    """Softmax attention within windows, written out in matrix products."""
-    attn = (q * scale) @ k.transpose(-2, -1)  # (B*nW, nH, N, N)
-    attn = attn + bias
-    if mask is not None:
-        attn = (attn.unflatten(0, (-1, mask.shape[0])) + mask).flatten(0, 1)
-    attn = F.dropout(attn.softmax(dim=-1), dropout_p, training=dropout_p > 0)
-    return attn.to(v.dtype) @ v
-
-
-def sdpa_window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None,
-                          scale: float, dropout_p: float) -> Tensor:
-    """Softmax attention within windows through PyTorch's fused kernels."""
-    if mask is not None:
-        bias = bias + mask  # (nW, nH, N, N)
-        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout_p, scale=scale)
-
-
-ATTENTION_IMPLEMENTATIONS = {'eager': eager_window_attention, 'sdpa': sdpa_window_attention}
 
 
 class DropPath(nn.Module):
@@ -150,7 +95,7 @@ class WindowAttention(nn.Module):
     """Multi-head self-attention with relative position bias inside each window.
 
     Args:
-        attn_impl: Key of `ATTENTION_IMPLEMENTATIONS`, or 'auto'.
+        attn_impl: Key of `window_attention.IMPLEMENTATIONS`, or 'auto'.
     """
 
     def __init__(self, dim, num_heads, window, qkv_bias, qk_scale, attn_drop_rate,
@@ -195,35 +140,23 @@ class WindowAttention(nn.Module):
         """
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B*nW, nH, N, C/nH) each
-        impl = 'eager' if self.attn_impl == 'auto' else self.attn_impl
-        x = ATTENTION_IMPLEMENTATIONS[impl](
-            q, k, v, self.position_bias(), mask, self.scale,
-            self.attn_drop_rate if self.training else 0.0)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, N, C)))
+        x = window_attention(
+            qkv, self.position_bias(), mask, self.scale,
+            self.attn_drop_rate if self.training else 0.0, self.attn_impl)
+        return self.proj_drop(self.proj(x.reshape(B, N, C)))
 
 
 class ShiftedWindowAttention(nn.Module):
-    """Pad, shift, cut into windows, attend, and put the map together again."""
+    """Cut the map into windows, attend, and put it together again."""
 
-    def __init__(self, dim, num_heads, window, shift, **attention_kwargs):
+    def __init__(self, dim, num_heads, window, **attention_kwargs):
         super().__init__()
-        self.window = window
-        self.shift = shift
         self.w_msa = WindowAttention(dim, num_heads, window, **attention_kwargs)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        H, W = x.shape[1:3]
-        x = pad_to_multiple(x, self.window)
-        padded_h, padded_w = x.shape[1:3]
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        x = self.w_msa(window_partition(x, self.window), mask if self.shift else None)
-        x = window_reverse(x, self.window, padded_h, padded_w)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :H, :W]
+        windows = self.w_msa(to_windows(x, grid), grid.mask)
+        return from_windows(windows, grid, *x.shape[:3])
 
 
 class FeedForward(nn.Module):
@@ -241,25 +174,25 @@ class FeedForward(nn.Module):
 
 class SwinBlock(nn.Module):
 
-    def __init__(self, dim, num_heads, window, shift, mlp_ratio, drop_rate, drop_path_rate,
-                 with_cp, **attention_kwargs):
+    def __init__(self, dim, num_heads, window, mlp_ratio, drop_rate, drop_path_rate, with_cp,
+                 **attention_kwargs):
         super().__init__()
         self.with_cp = with_cp
         self.norm1 = nn.LayerNorm(dim)
         self.attn = ShiftedWindowAttention(
-            dim, num_heads, window, shift, proj_drop_rate=drop_rate, **attention_kwargs)
+            dim, num_heads, window, proj_drop_rate=drop_rate, **attention_kwargs)
         self.norm2 = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, int(mlp_ratio * dim), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, mask, use_reentrant=False)
-        return self._forward(x, mask)
+            return checkpoint(self._forward, x, grid, use_reentrant=False)
+        return self._forward(x, grid)
 
-    def _forward(self, x, mask):
-        x = self.drop_path(self.attn(self.norm1(x), mask), x)
+    def _forward(self, x, grid):
+        x = self.drop_path(self.attn(self.norm1(x), grid), x)
         return self.drop_path(self.ffn(self.norm2(x)), x)
 
 
@@ -301,32 +234,32 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks on one resolution, every second one with shifted windows, then a downsampling."""
 
-    def __init__(self, dim, depth, window, drop_path_rates, downsample, **block_kwargs):
+    def __init__(self, dim, window, drop_path_rates, downsample, **block_kwargs):
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(
-            SwinBlock(dim=dim, window=window, shift=window // 2 if j % 2 else 0,
-                      drop_path_rate=drop_path_rates[j], **block_kwargs)
-            for j in range(depth))
+            SwinBlock(dim=dim, window=window, drop_path_rate=rate, **block_kwargs)
+            for rate in drop_path_rates)
         self.downsample = downsample
-        self._mask_cache = None  # (key, mask)
+        self._grids_cache = None  # (key, grids)
 
-    def shift_mask(self, x: Tensor) -> Tensor:
-        """Mask for this stage's shifted blocks; made once for a run of equal sizes."""
-        H, W = (-(-size // self.window) * self.window for size in x.shape[1:3])
-        if torch.compiler.is_compiling():
-            return shifted_window_mask(H, W, self.window, self.window // 2, x)
+    def window_grids(self, x: Tensor) -> tuple[WindowGrid, WindowGrid]:
+        """Grids of the plain and of the shifted blocks; made once for a run of equal sizes."""
+        H, W = x.shape[1:3]
         key = H, W, x.dtype, x.device
-        if self._mask_cache is None or self._mask_cache[0] != key:
-            self._mask_cache = key, shifted_window_mask(
-                H, W, self.window, self.window // 2, x)
-        return self._mask_cache[1]
+        if self._grids_cache is None or self._grids_cache[0] != key:
+            grids = tuple(WindowGrid(H, W, self.window, shift, like=x)
+                          for shift in (0, self.window // 2))
+            if torch.compiler.is_compiling() or torch.jit.is_tracing():
+                return grids
+            self._grids_cache = key, grids
+        return self._grids_cache[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); downsampling is left to the caller, who needs both."""
-        mask = self.shift_mask(x) if len(self.blocks) > 1 else None
-        for block in self.blocks:
-            x = block(x, mask)
+        grids = self.window_grids(x)
+        for j, block in enumerate(self.blocks):
+            x = block(x, grids[j % 2])
         return x
 
 
@@ -389,9 +322,9 @@ class SwinBackbone(BaseModule):
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
                              f'(patch embedding) or 1..{num_stages} (that many stages too).')
-        if attn_impl not in ('auto', *ATTENTION_IMPLEMENTATIONS):
+        if attn_impl not in ('auto', *IMPLEMENTATIONS):
             raise ValueError(f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
-                             f'{", ".join(ATTENTION_IMPLEMENTATIONS)}.')
+                             f'{", ".join(IMPLEMENTATIONS)}.')
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.num_features = [arch['embed_dims'] * 2**i for i in range(num_stages)]
@@ -410,7 +343,7 @@ class SwinBackbone(BaseModule):
         for i, dim in enumerate(self.num_features):
             start = sum(depths[:i])
             self.stages.append(SwinStage(
-                dim, depths[i], window_size, drop_path_rates[start:start + depths[i]],
+                dim, window_size, drop_path_rates[start:start + depths[i]],
                 downsample=PatchMerging(dim, patch_norm) if i < num_stages - 1 else None,
                 num_heads=num_heads[i], mlp_ratio=mlp_ratio, drop_rate=drop_rate,
                 with_cp=with_cp, qkv_bias=qkv_bias, qk_scale=qk_scale,

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from swin_ext.models import SwinBackbone
-from swin_ext.models.swin import relative_position_index, window_partition, window_reverse
+from swin_ext.models.swin import relative_position_index
 
 TINY = dict(embed_dims=32, depths=(2, 2, 3, 1), num_heads=(2, 4, 8, 16))
 
@@ -39,19 +39,17 @@ def make_pair(**kwargs):
     return own, peer
 
 
-def assert_same_gradients(own, peer, images):
-    for module in (own, peer):
-        module.zero_grad()
-        torch.manual_seed(1)
-        sum((out * torch.randn_like(out)).sum() for out in module(images)).backward()
-    expected = dict(peer.named_parameters())
-    for name, parameter in own.named_parameters():
-        actual, grad = parameter.grad, expected[name].grad
-        assert (actual is None) == (grad is None), name  # stages after the last output get none
-        if grad is not None:
-            torch.testing.assert_close(
-                actual, grad, rtol=1e-4, atol=1e-5 * float(grad.abs().max()),
-                msg=lambda m, n=name: f'{n}: {m}')
+def gradients(module, images):
+    module.zero_grad()
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((out * torch.randn(out.shape, generator=generator).to(out)).sum()
+               for out in module(images))
+    loss.backward()
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def relative_error(actual, expected):
+    return float((actual.double() - expected).norm() / expected.norm())
 
 
 def assert_same_outputs(actual, expected):
@@ -90,7 +88,15 @@ def test_outputs_and_gradients_equal_mmdet(kwargs, batch, size):
     images = torch.randn(batch, kwargs.get('in_channels', 3), *size)
     with torch.no_grad():
         assert_same_outputs(own(images), peer(images))
-    assert_same_gradients(own, peer, images)
+    own_grads, peer_grads = gradients(own, images), gradients(peer, images)
+    exact_grads = gradients(peer.double(), images.double())
+    assert own_grads.keys() == exact_grads.keys()
+    for name, exact in exact_grads.items():
+        # mmdet itself is up to 3e-5 away from float64 for position bias tables.
+        bound = max(1e-5, 1.1 * relative_error(peer_grads[name], exact))
+        assert relative_error(own_grads[name], exact) <= bound, name
+    for name, grad in gradients(own.double(), images.double()).items():
+        assert relative_error(grad, exact_grads[name]) <= 1e-12, name
 
 
 @pytest.mark.parametrize('arch, embed_dims, depths, num_heads', [
@@ -133,14 +139,6 @@ def test_relative_position_index_against_definition():
         for b in range(9):
             dy, dx = a // 3 - b // 3, a % 3 - b % 3
             assert index[a, b] == (dy + 2) * 5 + dx + 2
-
-
-def test_window_partition_keeps_neighbours_and_reverses():
-    x = torch.arange(2 * 6 * 9 * 1.0).view(2, 6, 9, 1)
-    windows = window_partition(x, 3)
-    assert windows.shape == (12, 9, 1)
-    assert torch.equal(windows[4].view(3, 3), x[0, 3:6, 3:6, 0])
-    assert torch.equal(window_reverse(windows, 3, 6, 9), x)
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
