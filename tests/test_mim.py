@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ToyCMR
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
+from toy_cmr import ToyCMR
 
 from swin_ext.datasets import DatasetError
 

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pycocotools.mask
 import pytest
-from conftest import ToyCMR, encode
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
+from toy_cmr import ToyCMR, encode
 
 from swin_ext.datasets import CMRDataset, DatasetError
 
