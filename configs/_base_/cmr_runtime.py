@@ -15,7 +15,11 @@ default_hooks = dict(
         rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
-custom_hooks = [dict(type='ClassCheckHook'), dict(type='CheckInvalidLossHook')]
+custom_hooks = [
+    dict(type='ClassCheckHook'),
+    dict(type='AdaptCheckpointHook'),
+    dict(type='CheckInvalidLossHook'),
+]
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=20)
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -1,8 +1,8 @@
-from .hooks import ClassCheckHook
+from .hooks import AdaptCheckpointHook, ClassCheckHook
 from .loops import EpochTrainLoopWithIterVal
 from .runner import SwinExtRunner
 from .safe_checkpoint import patch_mmengine
 
 patch_mmengine()
 
-__all__ = ['ClassCheckHook', 'EpochTrainLoopWithIterVal', 'SwinExtRunner']
+__all__ = ['AdaptCheckpointHook', 'ClassCheckHook', 'EpochTrainLoopWithIterVal', 'SwinExtRunner']

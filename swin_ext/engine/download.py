@@ -11,6 +11,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import torch
+from mmengine.dist import barrier, is_main_process
 from tqdm import tqdm
 
 CHUNK_BYTES = 1 << 20
@@ -86,6 +88,8 @@ def download(url: str, folder: str | os.PathLike) -> Path:
                                     'Check the address.') from error
             reason = error
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.URLError) and not part.exists():
+                raise DownloadError(f'{url} cannot be reached: {error.reason}.') from error
             reason = error
         if attempt == ATTEMPTS:
             size = part.stat().st_size if part.exists() else 0
@@ -102,6 +106,21 @@ def download(url: str, folder: str | os.PathLike) -> Path:
                             'deleted; try again, or another source.')
     part.replace(path)
     return path
+
+
+def fetch_once(location: str) -> Path:
+    """Return a local path for a path or an http(s) address.
+
+    Files are kept where `torch.hub` keeps checkpoints. In distributed training one process per
+    run downloads and the others wait for it.
+    """
+    if urllib.parse.urlsplit(str(location)).scheme not in ('http', 'https'):
+        return Path(location).expanduser()
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    if is_main_process():
+        download(location, folder)
+    barrier()
+    return download(location, folder)
 
 
 def _fetch(url: str, part: Path) -> None:

@@ -16,16 +16,13 @@ import _codecs
 import collections
 import contextlib
 import dataclasses
-import http.client
 import io
 import logging
 import os
 import pickle
 import re
-import socket
 import types
-import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -38,8 +35,9 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import BaseLoop, Runner
 from mmengine.utils import digit_version
 
+from .download import DownloadError, download
+
 MIN_MATCHED_BACKBONE = 0.95  # of the tensors that the model or the file has; below: another one
-DOWNLOAD_TIMEOUT_S = 30
 NUM_LISTED = 6  # names given in full in a message
 
 _LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
@@ -60,7 +58,7 @@ _UNREADABLE = """\
 damaged (compare its size with the original), delete it and copy or download it again."""
 
 _NOT_DOWNLOADED = """\
-The checkpoint {url} cannot be downloaded: {reason}. Without network, download it elsewhere and \
+The checkpoint cannot be downloaded: {reason} Without network, download it elsewhere and \
 give its path, e.g. --cfg-options load_from=/path/to/file.pth (or that of the `init_cfg` which \
 names the URL), or train from scratch: --cfg-options load_from=None."""
 
@@ -300,26 +298,11 @@ def _load_url(
 ) -> Any:
     """Replace ``torch.hub.load_state_dict_from_url``, which loads with ``weights_only=False``."""
     cache_dir = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(cache_dir, os.path.basename(urllib.parse.urlparse(url).path))
-    if not os.path.exists(path):
-        os.makedirs(cache_dir, exist_ok=True)
-        with _socket_timeout(DOWNLOAD_TIMEOUT_S):
-            try:
-                torch.hub.download_url_to_file(url, path, progress=progress)
-            except (OSError, http.client.HTTPException) as error:
-                raise CheckpointError(_NOT_DOWNLOADED.format(url=url, reason=error)) from error
-    return load_checkpoint_file(path, map_location)
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    # Behind a firewall which drops packets, a connection is otherwise waited for for minutes.
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
+        path = download(url, cache_dir)
+    except DownloadError as error:
+        raise CheckpointError(_NOT_DOWNLOADED.format(url=url, reason=error)) from error
+    return load_checkpoint_file(path, map_location)
 
 
 # Loading weights into the model

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from swin_ext.engine.checkpoint_files import read_checkpoint
+from swin_ext.engine.download import fetch_once
+
+from .swin_weights import convert_swin_state_dict, match_to_model
 from .window_attention import (
     IMPLEMENTATIONS,
     WindowGrid,
     from_windows,
+    is_traced,
     to_windows,
     window_attention,
 )
@@ -116,7 +122,7 @@ class WindowAttention(nn.Module):
     def position_bias(self) -> Tensor:
         """Relative position bias, (nH, N, N); gathered anew only where the table may learn."""
         table = self.relative_position_bias_table
-        if (torch.is_grad_enabled() and table.requires_grad) or torch.compiler.is_compiling():
+        if (torch.is_grad_enabled() and table.requires_grad) or is_traced():
             return self._gather_bias(table)
         version = (table._version, table.data_ptr(), table.dtype)
         if self._bias_cache is None or self._bias_cache[0] != version:
@@ -250,7 +256,7 @@ class SwinStage(nn.Module):
         if self._grids_cache is None or self._grids_cache[0] != key:
             grids = tuple(WindowGrid(H, W, self.window, shift, like=x)
                           for shift in (0, self.window // 2))
-            if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            if is_traced():
                 return grids
             self._grids_cache = key, grids
         return self._grids_cache[1]
@@ -388,7 +394,27 @@ class SwinBackbone(BaseModule):
                 trunc_normal_(module.relative_position_bias_table, std=0.02)
         if self.absolute_pos_embed is not None:
             trunc_normal_(self.absolute_pos_embed, std=0.02)
-        super().init_weights()
+        if self.init_cfg is not None:
+            self._load_pretrained(self.init_cfg)
+
+    def _load_pretrained(self, init_cfg: dict) -> None:
+        """Load weights of any origin, and account for every tensor in the log.
+
+        Args:
+            init_cfg: dict(type='Pretrained', checkpoint=PATH or http(s) address).
+
+        Raises:
+            ValueError: If `init_cfg` is another one.
+            SwinWeightsError: If the file has no Swin, or one of another architecture.
+        """
+        if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
+            raise ValueError("SwinBackbone: init_cfg must be dict(type='Pretrained', "
+                             f'checkpoint=...), but is {init_cfg}.')
+        path = fetch_once(init_cfg['checkpoint'])
+        matched = match_to_model(
+            convert_swin_state_dict(read_checkpoint(path)), self.state_dict())
+        self.load_state_dict(matched.state_dict, strict=False)
+        print_log(f'{path}: {matched.report()}', 'current')
 
     def _add_position_embedding(self, x: Tensor) -> Tensor:
         side, size = self.pos_embed_side, x.shape[1:3]

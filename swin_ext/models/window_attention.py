@@ -111,10 +111,15 @@ def from_windows(windows: Tensor, grid: WindowGrid, B: int, H: int, W: int) -> T
     return x.view(B, H, W, -1)
 
 
+def is_traced() -> bool:
+    """Whether a compiler or an exporter is looking; these want plain operations and no caches."""
+    # torch.compiler has is_compiling since torch 2.3.
+    is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+    return is_compiling() or torch.jit.is_tracing()
+
+
 def _may_use_functions(x: Tensor) -> bool:
-    """Exporters and compilers see through plain operations only, and do their own fusing."""
-    return (torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing())
+    return torch.is_grad_enabled() and x.requires_grad and not is_traced()
 
 
 def eager_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float,

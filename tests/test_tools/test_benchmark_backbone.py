@@ -210,9 +210,9 @@ def test_missing_peer_is_skipped(benchmark, monkeypatch, capsys):
 
 
 def test_activation_bytes(tool):
-    """Of x W^T + b, exp and y * y, autograd keeps x and the outputs of the first two."""
+    """Of y = exp(x W + b) and y * y, autograd keeps x, y (three times) and W, a parameter."""
     linear = nn.Linear(5, 7)
-    x = torch.randn(3, 5)
+    x = torch.randn(3, 5, requires_grad=True)
 
     def step():
         y = linear(x).exp()
