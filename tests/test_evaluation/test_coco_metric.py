@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pycocotools.mask
 import pytest
@@ -41,7 +43,7 @@ def predictions(toy, classes, seed=0):
 
 def class_ap(toy, results, name):
     coco = COCO(str(toy.json_path))
-    evaluation = COCOeval(coco, coco.loadRes(results), 'segm')
+    evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), 'segm')  # it adds keys
     evaluation.params.catIds = coco.getCatIds(catNms=[name])
     evaluation.evaluate()
     evaluation.accumulate()
