@@ -1,7 +1,7 @@
 """The flagship made small: trains from scratch in minutes on a CPU."""
 _base_ = ['mask_rcnn_swin-s_cmr.py']
 
-max_epochs = 3  # enough for the phantom; small sets need more
+max_epochs = 2  # enough for the phantom; small sets need more
 image_scale = (192, 192)
 load_from = None
 
