@@ -464,7 +464,8 @@ def positive(text: str) -> int:
 def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', choices=list(ARCHITECTURES), default='small')
+    parser.add_argument('--arch', default='small',  # the peers here are of V1
+                        choices=[name for name in ARCHITECTURES if not name.startswith('v2-')])
     parser.add_argument('--sizes', nargs='+', type=parse_size, metavar='HxW',
                         default=[(224, 224), (448, 448)], help='image sizes in px')
     parser.add_argument('--batch', type=positive, default=2, help='images per step (default: 2)')

@@ -3,7 +3,7 @@
     python tools/convert_swin_weights.py swin_small.safetensors checkpoints/swin_small.pth
 
 The source may come from mmdet, Microsoft, timm, torchvision, Hugging Face or Mask2Former, as a
-backbone, a classifier or a detector. Train from the result with
+backbone, a classifier or a detector, of V1 or V2. Train from the result with
 
     --cfg-options model.backbone.init_cfg.type=Pretrained \\
         model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
@@ -33,11 +33,14 @@ def build_backbone(converted: ConvertedWeights, arch: str | None,
     """Build the model to fit the weights to: theirs, but for what the user asks for.
 
     Raises:
-        SwinWeightsError: If the weights are of Swin V2.
+        SwinWeightsError: If a window size is asked for that weights of Swin V2 do not depend on.
     """
-    if converted.format.endswith('-v2'):
-        raise SwinWeightsError(f'these are weights of Swin V2 ({converted.format} format), but '
-                               'SwinBackbone is a Swin V1')
+    is_v2 = converted.format.endswith('-v2')
+    if is_v2 and window_size is not None:
+        raise SwinWeightsError(
+            f'these are weights of Swin V2 ({converted.format} format), which has no position bias '
+            'tables to resize: leave --window-size out, and give window_size (and '
+            'pretrained_window_sizes) to SwinBackbone')
     weights = converted.state_dict
     inferred = infer_architecture(weights)
     patches = weights['patch_embed.projection.weight']  # (embed_dims, channels, patch, patch)
@@ -50,7 +53,7 @@ def build_backbone(converted: ConvertedWeights, arch: str | None,
         patch_size=patches.shape[2],
         window_size=window_size or inferred['window_size'],
         mlp_ratio=hidden.shape[0] / hidden.shape[1],
-        qkv_bias='stages.0.blocks.0.attn.w_msa.qkv.bias' in weights,
+        qkv_bias=f'stages.0.blocks.0.attn.w_msa.{"q_bias" if is_v2 else "qkv.bias"}' in weights,
         patch_norm='patch_embed.norm.weight' in weights,
         use_abs_pos_embed=position is not None,
         pretrain_img_size=side * patches.shape[2])
@@ -63,7 +66,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser.add_argument('--arch', choices=ARCHITECTURES,
                         help='insist on this size (default: whatever the source has)')
     parser.add_argument('--window-size', type=int, metavar='TOKENS',
-                        help='resize the position bias tables for windows of this side')
+                        help='resize the position bias tables of V1 for windows of this side')
     parser.add_argument('--hash', action='store_true',
                         help='append the first 8 digits of the SHA-256 to the name of DST')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing DST')

@@ -4,9 +4,13 @@ Paper: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shif
 https://arxiv.org/abs/2103.14030. Computes the same function as mmdet 3.3's `SwinTransformer`
 (itself Microsoft's detection code) under the same parameter names.
 
+Swin V2 is the same backbone of other blocks and mergings, those of `swin_v2`.
+
 Feature maps travel channels-last, (B, H, W, C), from the patch embedding to the output norms.
 """
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +27,7 @@ from swin_ext.engine.download import fetch_once
 from .swin_weights import convert_swin_state_dict, match_to_model
 from .window_attention import (
     IMPLEMENTATIONS,
+    PositionBiasCache,
     WindowGrid,
     from_windows,
     is_traced,
@@ -30,31 +35,39 @@ from .window_attention import (
     window_attention,
 )
 
-# Table 7 of the paper; num_heads is dim / 32 throughout.
+# Table 7 of the paper, 'Model configurations' of that of V2; num_heads is dim / 32 throughout.
 ARCHITECTURES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
     'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
     'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
     'large': dict(embed_dims=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
+    'v2-tiny': dict(version=2, embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    'v2-small': dict(version=2, embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    'v2-base': dict(version=2, embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
 }
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """Return `embed_dims`, `depths` and `num_heads` for a name or check a custom dict.
+    """Return `version`, `embed_dims`, `depths` and `num_heads` for a name or a custom dict.
 
     Raises:
-        ValueError: If the name is unknown, a key is missing or unknown, the lengths of `depths`
-            and `num_heads` differ, or a stage's width does not divide by its heads.
+        ValueError: If the name or the version is unknown, a key is missing or unknown, the lengths
+            of `depths` and `num_heads` differ, or a stage's width does not divide by its heads.
     """
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
             raise ValueError(f'SwinBackbone: unknown arch {arch!r}; choose one of '
                              f'{sorted(ARCHITECTURES)} or give a dict with embed_dims, depths '
                              'and num_heads.')
-        return ARCHITECTURES[arch]
-    if set(arch) != {'embed_dims', 'depths', 'num_heads'}:
+        return {'version': 1, **ARCHITECTURES[arch]}
+    if set(arch) - {'version'} != {'embed_dims', 'depths', 'num_heads'}:
         raise ValueError('SwinBackbone: a custom arch needs exactly the keys embed_dims, depths '
-                         f'and num_heads, but has {sorted(arch)}.')
+                         'and num_heads, and version=2 for Swin V2, '
+                         f'but has {sorted(arch)}.')
+    arch = {'version': 1, **arch}
+    if arch['version'] not in (1, 2):
+        raise ValueError(f'SwinBackbone: there is no Swin of version {arch["version"]!r}, but 1 '
+                         'and 2.')
     if len(arch['depths']) != len(arch['num_heads']):
         raise ValueError('SwinBackbone: depths and num_heads must have one entry per stage, but '
                          f'are {tuple(arch["depths"])} and {tuple(arch["num_heads"])}.')
@@ -63,6 +76,19 @@ def resolve_arch(arch: str | dict) -> dict:
             raise ValueError(f'SwinBackbone: stage {i} has {arch["embed_dims"] * 2**i} channels, '
                              f'which do not divide into {heads} heads.')
     return arch
+
+
+def one_per_stage(name: str, sizes: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Repeat one window size for each stage, or check that there is one for each.
+
+    Raises:
+        ValueError: If a size is no number of tokens, or their number is not that of the stages.
+    """
+    per_stage = (sizes, ) * num_stages if isinstance(sizes, int) else tuple(sizes)
+    if len(per_stage) != num_stages or not all(isinstance(w, int) and w > 0 for w in per_stage):
+        raise ValueError(f'SwinBackbone: {name}={sizes!r} must be a positive number of tokens, or '
+                         f'a list of {num_stages}, one per stage.')
+    return per_stage
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -79,6 +105,12 @@ def relative_position_index(window: int) -> Tensor:
     y, x = axis.repeat_interleave(window), axis.repeat(window)  # (N,) each
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]  # (N, N), -(window-1)..window-1
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+def gather_position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Spread a bias per offset, (M, nH), over pairs of tokens: (nH, N, N)."""
+    bias = table[index.flatten()].view(*index.shape, -1)  # (N, N, nH)
+    return bias.permute(2, 0, 1).contiguous()
 
 
 class DropPath(nn.Module):
@@ -117,22 +149,12 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
-        self._bias_cache = None  # (version of the table, bias)
+        self._bias_cache = PositionBiasCache()
 
     def position_bias(self) -> Tensor:
-        """Relative position bias, (nH, N, N); gathered anew only where the table may learn."""
-        table = self.relative_position_bias_table
-        if (torch.is_grad_enabled() and table.requires_grad) or is_traced():
-            return self._gather_bias(table)
-        version = (table._version, table.data_ptr(), table.dtype)
-        if self._bias_cache is None or self._bias_cache[0] != version:
-            self._bias_cache = version, self._gather_bias(table)
-        return self._bias_cache[1]
-
-    def _gather_bias(self, table: Tensor) -> Tensor:
-        index = self.relative_position_index
-        bias = table[index.flatten()].view(*index.shape, -1)  # (N, N, nH)
-        return bias.permute(2, 0, 1).contiguous()
+        """Relative position bias, (nH, N, N)."""
+        table, index = self.relative_position_bias_table, self.relative_position_index
+        return self._bias_cache.get([table], lambda: gather_position_bias(table, index))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within windows.
@@ -155,9 +177,9 @@ class WindowAttention(nn.Module):
 class ShiftedWindowAttention(nn.Module):
     """Cut the map into windows, attend, and put it together again."""
 
-    def __init__(self, dim, num_heads, window, **attention_kwargs):
+    def __init__(self, w_msa: nn.Module):
         super().__init__()
-        self.w_msa = WindowAttention(dim, num_heads, window, **attention_kwargs)
+        self.w_msa = w_msa
 
     def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -180,16 +202,22 @@ class FeedForward(nn.Module):
 
 class SwinBlock(nn.Module):
 
+    attention_class = WindowAttention
+
     def __init__(self, dim, num_heads, window, mlp_ratio, drop_rate, drop_path_rate, with_cp,
                  **attention_kwargs):
         super().__init__()
         self.with_cp = with_cp
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = ShiftedWindowAttention(
-            dim, num_heads, window, proj_drop_rate=drop_rate, **attention_kwargs)
+        self.attn = ShiftedWindowAttention(self.attention_class(
+            dim, num_heads, window, proj_drop_rate=drop_rate, **attention_kwargs))
         self.norm2 = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, int(mlp_ratio * dim), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
+
+    def init_weights(self) -> None:
+        """Initialise what is no linear layer."""
+        trunc_normal_(self.attn.w_msa.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -218,12 +246,20 @@ class PatchEmbed(nn.Module):
         return self.norm(self.projection(x).permute(0, 2, 3, 1))
 
 
-class PatchMerging(nn.Module):
-    """Join 2 x 2 neighbours, (B, H, W, C) -> (B, H / 2, W / 2, 2 C).
+def join_neighbours(x: Tensor) -> Tensor:
+    """Gather 2 x 2 neighbours, (B, H, W, C) -> (B, H / 2, W / 2, 4 C).
 
-    Merged channels are in the order of `torch.nn.Unfold` (channel-major), as mmdet's are;
+    Joined channels are in the order of `torch.nn.Unfold` (channel-major), as mmdet's are;
     Microsoft's, timm's and torchvision's weights have another order and need converting.
     """
+    x = pad_to_multiple(x, 2)
+    B, H, W, C = x.shape
+    x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(B, H // 2, W // 2, 4 * C)
+
+
+class PatchMerging(nn.Module):
+    """Halve the resolution, (B, H, W, C) -> (B, H / 2, W / 2, 2 C)."""
 
     def __init__(self, dim, norm):
         super().__init__()
@@ -231,31 +267,34 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, 2)
-        B, H, W, C = x.shape
-        x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 5, 2, 4)
-        return self.reduction(self.norm(x.reshape(B, H // 2, W // 2, 4 * C)))
+        return self.reduction(self.norm(join_neighbours(x)))
 
 
 class SwinStage(nn.Module):
     """Blocks on one resolution, every second one with shifted windows, then a downsampling."""
 
-    def __init__(self, dim, window, drop_path_rates, downsample, **block_kwargs):
+    def __init__(self, block_class, dim, window, shift_single_window, drop_path_rates, downsample,
+                 **block_kwargs):
         super().__init__()
         self.window = window
+        self.shift_single_window = shift_single_window
         self.blocks = nn.ModuleList(
-            SwinBlock(dim=dim, window=window, drop_path_rate=rate, **block_kwargs)
+            block_class(dim=dim, window=window, drop_path_rate=rate, **block_kwargs)
             for rate in drop_path_rates)
         self.downsample = downsample
         self._grids_cache = None  # (key, grids)
+
+    def _shift(self, size: int) -> int:
+        """Tokens to shift by along a side of the map that is `size` tokens long."""
+        return self.window // 2 if size > self.window or self.shift_single_window else 0
 
     def window_grids(self, x: Tensor) -> tuple[WindowGrid, WindowGrid]:
         """Grids of the plain and of the shifted blocks; made once for a run of equal sizes."""
         H, W = x.shape[1:3]
         key = H, W, x.dtype, x.device
-        if self._grids_cache is None or self._grids_cache[0] != key:
+        if is_traced() or self._grids_cache is None or self._grids_cache[0] != key:
             grids = tuple(WindowGrid(H, W, self.window, shift, like=x)
-                          for shift in (0, self.window // 2))
+                          for shift in ((0, 0), (self._shift(H), self._shift(W))))
             if is_traced():
                 return grids
             self._grids_cache = key, grids
@@ -273,14 +312,24 @@ class SwinStage(nn.Module):
 class SwinBackbone(BaseModule):
     """Swin Transformer for dense prediction: one normed feature map per stage.
 
-    Parameter names and numbers are those of mmdet 3.3's `SwinTransformer`, so state dicts of
+    Parameter names and numbers of V1 are those of mmdet 3.3's `SwinTransformer`, so state dicts of
     either load into the other. Images of any size are taken; maps are padded inside.
 
     Args:
-        arch: 'tiny', 'small', 'base' or 'large', or a dict with `embed_dims` (channels of the
-            first stage, doubled at each further one), `depths` and `num_heads` (one entry per
-            stage) for another size.
-        window_size: Side of an attention window in tokens.
+        arch: 'tiny', 'small', 'base' or 'large', the same but the last with 'v2-' in front for
+            Swin V2, or a dict with `embed_dims` (channels of the first stage, doubled at each
+            further one), `depths` and `num_heads` (one entry per stage) for another size, and
+            `version=2` for V2.
+        window_size: Side of an attention window in tokens, for all stages or for each; by default
+            7, and 8 for V2.
+        shift_single_window: Whether windows shift along a side of the map that is no longer than
+            a window. There they do in mmdet (the default for V1), and do not in timm, torchvision
+            and Hugging Face (the default for V2), so that a classifier's last stage at its own
+            image size is exact with False.
+        pretrained_window_sizes: For V2, the `window_size` that weights were trained with, where
+            another one is used now: position biases of old offsets stay what they were. Weights
+            of a window of 16 trained at 256 px have 8 in the last stage, whose map was 8 x 8.
+        qk_scale: Of V1; V2 learns its own.
         out_indices: Stages whose output is returned.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0 at the first.
         use_abs_pos_embed: Add a learned position embedding of `pretrain_img_size`, resized
@@ -291,7 +340,8 @@ class SwinBackbone(BaseModule):
         with_cp: Recompute block activations in the backward pass to save memory.
 
     Raises:
-        ValueError: On an impossible `arch`, `out_indices`, `frozen_stages` or `attn_impl`.
+        ValueError: On an impossible `arch`, `window_size`, `out_indices`, `frozen_stages` or
+            `attn_impl`, or an argument that is for the other version.
 
     Example:
         >>> backbone = SwinBackbone(arch='tiny')
@@ -303,7 +353,7 @@ class SwinBackbone(BaseModule):
                  arch: str | dict = 'tiny',
                  in_channels: int = 3,
                  patch_size: int = 4,
-                 window_size: int = 7,
+                 window_size: int | Sequence[int] | None = None,
                  mlp_ratio: float = 4.0,
                  out_indices: tuple[int, ...] = (0, 1, 2, 3),
                  qkv_bias: bool = True,
@@ -317,10 +367,12 @@ class SwinBackbone(BaseModule):
                  frozen_stages: int = -1,
                  attn_impl: str = 'auto',
                  with_cp: bool = False,
+                 shift_single_window: bool | None = None,
+                 pretrained_window_sizes: int | Sequence[int] | None = None,
                  init_cfg: dict | None = None):
         super().__init__(init_cfg)
         arch = resolve_arch(arch)
-        depths, num_heads = arch['depths'], arch['num_heads']
+        depths, num_heads, is_v2 = arch['depths'], arch['num_heads'], arch['version'] == 2
         num_stages = len(depths)
         if not out_indices or not set(out_indices) <= set(range(num_stages)):
             raise ValueError(f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
@@ -331,6 +383,20 @@ class SwinBackbone(BaseModule):
         if attn_impl not in ('auto', *IMPLEMENTATIONS):
             raise ValueError(f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
                              f'{", ".join(IMPLEMENTATIONS)}.')
+        if is_v2 and qk_scale is not None:
+            raise ValueError(f'SwinBackbone: qk_scale={qk_scale} is for Swin V1: V2 learns the '
+                             'scale of its attention. Remove it.')
+        if not is_v2 and pretrained_window_sizes is not None:
+            raise ValueError(f'SwinBackbone: pretrained_window_sizes={pretrained_window_sizes} is '
+                             'for Swin V2: the bias tables of V1 are resized when they are loaded. '
+                             'Remove it.')
+        if window_size is None:
+            window_size = 8 if is_v2 else 7
+        windows = one_per_stage('window_size', window_size, num_stages)
+        pretrained_windows = windows if pretrained_window_sizes is None else one_per_stage(
+            'pretrained_window_sizes', pretrained_window_sizes, num_stages)
+        if shift_single_window is None:
+            shift_single_window = not is_v2
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.num_features = [arch['embed_dims'] * 2**i for i in range(num_stages)]
@@ -345,15 +411,23 @@ class SwinBackbone(BaseModule):
 
         last = max(sum(depths) - 1, 1)
         drop_path_rates = [drop_path_rate * j / last for j in range(sum(depths))]
+        block_class, merging_class = SwinBlock, PatchMerging
+        if is_v2:
+            # Not at the top of the file: V2 is made of the classes above.
+            from .swin_v2 import PatchMergingV2, SwinBlockV2
+            block_class, merging_class = SwinBlockV2, PatchMergingV2
         self.stages = nn.ModuleList()
         for i, dim in enumerate(self.num_features):
             start = sum(depths[:i])
+            of_version = (dict(pretrained_window=pretrained_windows[i]) if is_v2 else
+                          dict(qk_scale=qk_scale))
             self.stages.append(SwinStage(
-                dim, window_size, drop_path_rates[start:start + depths[i]],
-                downsample=PatchMerging(dim, patch_norm) if i < num_stages - 1 else None,
+                block_class, dim, windows[i], shift_single_window,
+                drop_path_rates[start:start + depths[i]],
+                downsample=merging_class(dim, patch_norm) if i < num_stages - 1 else None,
                 num_heads=num_heads[i], mlp_ratio=mlp_ratio, drop_rate=drop_rate,
-                with_cp=with_cp, qkv_bias=qkv_bias, qk_scale=qk_scale,
-                attn_drop_rate=attn_drop_rate, attn_impl=attn_impl))
+                with_cp=with_cp, qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate,
+                attn_impl=attn_impl, **of_version))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(self.num_features[i]))
 
@@ -390,8 +464,8 @@ class SwinBackbone(BaseModule):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, WindowAttention):
-                trunc_normal_(module.relative_position_bias_table, std=0.02)
+            elif isinstance(module, SwinBlock):
+                module.init_weights()
         if self.absolute_pos_embed is not None:
             trunc_normal_(self.absolute_pos_embed, std=0.02)
         if self.init_cfg is not None:

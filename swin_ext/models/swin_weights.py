@@ -103,19 +103,23 @@ def detect_format(state_dict: Mapping) -> str:
     """Tell by its names where a Swin state dict comes from.
 
     Returns:
-        'mmdet' (2.x, 3.x, mmpretrain and mmsegmentation), 'microsoft' (also its detection code,
-        Mask2Former, SimMIM and timm before 0.9), 'timm' (0.9 and later, where patch merging is part
-        of the stage after it), 'torchvision' or 'huggingface'; with '-v2' appended for Swin V2.
+        'mmdet' (2.x, 3.x, mmsegmentation, mmpretrain's V1 and our V2), 'mmpretrain' (its V2),
+        'microsoft' (also its detection code, Mask2Former, SimMIM and timm before 0.9), 'timm' (0.9
+        and later), 'torchvision' or 'huggingface'; with '-v2' appended for Swin V2. In 'timm' and
+        'mmpretrain', patch merging is part of the stage after it.
 
     Raises:
         SwinWeightsError: If there is no Swin Transformer, or several.
     """
     family, prefix = _locate_backbone(state_dict)
     names = _short_names(state_dict, prefix)
-    merging = [name for name in names if re.match(r'layers\.\d+\.downsample\.', name)]
-    if family == 'microsoft' and merging and not any(n.startswith('layers.0') for n in merging):
-        family = 'timm'
     is_v2 = any(name.endswith('.logit_scale') for name in names)
+    merging = [name for name in names if re.match(r'(layers|stages)\.\d+\.downsample\.', name)]
+    if merging and not any(re.match(r'(layers|stages)\.0\.', name) for name in merging):
+        if family == 'microsoft':
+            family = 'timm'
+        elif family == 'mmdet' and is_v2:
+            family = 'mmpretrain'
     return f'{family}-v2' if is_v2 else family
 
 
@@ -161,6 +165,8 @@ _MODULES = {
     },
 }
 _MODULES['timm'] = {**_MODULES['microsoft'], 'layers.{i}.downsample': 'stages.{before}.downsample'}
+_MODULES['mmpretrain'] = {
+    'stages.{i}.downsample': 'stages.{before}.downsample', **_MODULES['mmdet']}
 _HF_BLOCK = 'encoder.layers.{i}.blocks.{j}'
 _MODULES['huggingface'] = {
     'embeddings.patch_embeddings.projection': 'patch_embed.projection',
@@ -355,7 +361,7 @@ def convert_swin_state_dict(checkpoint: Mapping) -> ConvertedWeights:
         _merge_qkv(weights)
     if family == 'torchvision' and is_v2:
         _split_v2_bias(weights)
-    if family != 'mmdet':
+    if family not in ('mmdet', 'mmpretrain'):
         _convert_merging(weights)
     position = weights.state_dict.get('absolute_pos_embed')
     if position is not None and position.ndim == 4:  # (1, C, H, W) of Microsoft's detection code
@@ -371,8 +377,8 @@ def infer_architecture(state_dict: Mapping) -> dict:
         state_dict: Under the names of `SwinBackbone`.
 
     Returns:
-        `arch` (embed_dims, depths and num_heads, as `SwinBackbone` takes it) and `window_size`, the
-        side of the largest bias table's window in tokens, None for V2.
+        `arch` (embed_dims, depths and num_heads, and version=2 for V2, as `SwinBackbone` takes it)
+        and `window_size`, the side of the largest bias table's window in tokens, None for V2.
     """
     depths, heads, sides = Counter(), {}, [0]
     for name, tensor in state_dict.items():
@@ -387,6 +393,8 @@ def infer_architecture(state_dict: Mapping) -> dict:
         embed_dims=state_dict['stages.0.blocks.0.attn.w_msa.qkv.weight'].shape[1],
         depths=tuple(depths[i] for i in sorted(depths)),
         num_heads=tuple(heads[i] for i in sorted(heads)))
+    if any(name.endswith('.logit_scale') for name in state_dict):
+        arch['version'] = 2
     return dict(arch=arch, window_size=max(sides) or None)
 
 

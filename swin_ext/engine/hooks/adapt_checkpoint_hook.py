@@ -1,6 +1,7 @@
 """Lets `load_from` take Swin detectors of any origin and of other classes."""
 from __future__ import annotations
 
+from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -16,6 +17,8 @@ from swin_ext.models.swin_weights import (
     remap_class_layers,
 )
 
+from .class_check_hook import checkpoint_classes
+
 
 @HOOKS.register_module()
 class AdaptCheckpointHook(Hook):
@@ -29,6 +32,8 @@ class AdaptCheckpointHook(Hook):
         SwinWeightsError: If the file has no Swin, or one of another architecture.
     """
 
+    priority = 'VERY_HIGH'  # EMAHook, for one, takes the weights as it finds them
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not isinstance(runner._train_loop, BaseLoop) or runner._resume:
             return
@@ -36,12 +41,11 @@ class AdaptCheckpointHook(Hook):
         if isinstance(getattr(model, 'backbone', None), SwinBackbone):
             checkpoint['state_dict'] = convert_detector(
                 checkpoint['state_dict'], model.backbone, runner.logger)
-        meta = checkpoint.get('meta', {})
-        source = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+        source = checkpoint_classes(checkpoint)
         target = runner.train_loop.dataloader.dataset.metainfo.get('classes')
-        if source and target and list(source) != list(target):
+        if source and target and source != list(target):
             checkpoint['state_dict'] = remap_heads(
-                checkpoint['state_dict'], list(source), list(target), runner.logger)
+                checkpoint['state_dict'], source, list(target), runner.logger)
 
 
 def convert_detector(state_dict: dict, backbone: SwinBackbone, logger) -> dict:
@@ -64,6 +68,9 @@ def remap_heads(state_dict: dict, source: list[str], target: list[str], logger) 
     except SwinWeightsError as error:
         print_log(f'Class-dependent layers are not remapped: {error}', logger, 30)
         return state_dict
+    for name, tensor in remapped.state_dict.items():
+        if tensor is not state_dict[name]:
+            broadcast(tensor)  # ranks may draw differently, and DDP does not compare weights again
     print_log(
         f'Class-dependent layers: {len(remapped.copied)} classes kept {remapped.copied}, '
         f'{len(remapped.fresh)} re-initialised {remapped.fresh}, {len(remapped.dropped)} of the '

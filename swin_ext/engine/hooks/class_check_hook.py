@@ -40,15 +40,23 @@ class ClassCheckHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        trained_on = (checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes')
+        trained_on = checkpoint_classes(checkpoint)
         if fine_tuning or trained_on is None:
             return
         for split, classes in class_lists(runner).items():
-            if list(trained_on) != classes:
+            if trained_on != classes:
                 raise ValueError(
                     f'The checkpoint was trained on other classes than the {split} data set has, '
-                    f'or in another order:\n  checkpoint: {list(trained_on)}\n'
+                    f'or in another order:\n  checkpoint: {trained_on}\n'
                     f'  {split}: {classes}\nSet metainfo.classes to the list of the checkpoint.')
+
+
+def checkpoint_classes(checkpoint: dict) -> list | None:
+    """Class names that mmdet 3 (`classes`), its first releases or mmdet 2 (`CLASSES`) wrote."""
+    meta = checkpoint.get('meta') or {}
+    meta = meta.get('dataset_meta') or meta
+    names = meta.get('classes') or meta.get('CLASSES')
+    return None if names is None else list(names)
 
 
 def class_lists(runner: Runner) -> dict[str, list]:
