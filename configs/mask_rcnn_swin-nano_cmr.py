@@ -47,7 +47,7 @@ val_dataloader = dict(
     batch_size=16, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_epochs=max_epochs, val_begin=200, val_interval=200)
+train_cfg = dict(max_epochs=max_epochs, val_begin=400, val_interval=400)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(

@@ -234,7 +234,7 @@ def test_registered_in_the_root_registry_and_found_from_mmdets_scope():
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), r"unknown arch 'huge'; choose one of \['base', 'large', 'small', 'tiny'\]"),
+    (dict(arch='huge'), r"unknown arch 'huge'; choose one of \['base', 'large', 'small', 'tiny', "),
     (dict(arch=dict(embed_dims=32)), r"exactly the keys .* but has \['embed_dims'\]"),
     (dict(arch=dict(embed_dims=32, depths=(1, 1), num_heads=(1, ))), 'one entry per stage'),
     (dict(arch=dict(embed_dims=30, depths=(1, ), num_heads=(4, ))), 'stage 0 has 30 channels'),

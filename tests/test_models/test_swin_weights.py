@@ -7,6 +7,7 @@ models do not shift and detection models do.
 """
 import copy
 import math
+import re
 from collections import OrderedDict
 from functools import partial
 
@@ -149,6 +150,24 @@ def test_timm_at_224():
     model, target = timm_swin(224), backbone()
     load(target, model.state_dict())
     assert_equal_maps(target(picture(224))[:3], normed(timm_maps(model, picture(224))[:3]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('model, maps', [
+    (timm_swin, timm_maps), (torchvision_swin, torchvision_maps)])
+def test_classifiers_at_224_without_shift_of_a_single_window(model, maps):
+    model, target = model(), backbone(shift_single_window=False)
+    load(target, model.state_dict())
+    expected = maps(model, picture(224))
+    assert_equal_maps(target(picture(224)), [*normed(expected[:3]), expected[3]])
+
+
+@torch.no_grad()
+def test_hf_classifier_at_224_without_shift_of_a_single_window():
+    model, target = hf_swin('SwinModel'), backbone(shift_single_window=False)
+    load(target, model.state_dict())
+    last = model(picture(224)).last_hidden_state
+    assert_equal_maps(target(picture(224))[3:], [last.mT.unflatten(2, (7, 7))])
 
 
 @torch.no_grad()
@@ -385,7 +404,8 @@ def test_v2(peer, expected_format):
     converted = convert_swin_state_dict(model.state_dict())
     assert converted.format == expected_format
     assert_equal_maps(SwinV2(converted.state_dict, window=4)(picture(256)), maps(picture(256)))
-    assert infer_architecture(converted.state_dict) == dict(arch=ARCH, window_size=None)
+    assert infer_architecture(converted.state_dict) == dict(
+        arch=dict(ARCH, version=2), window_size=None)
     assert not [name for name in converted.unused if 'head' not in name and 'norm' not in name]
 
 
@@ -397,6 +417,26 @@ def test_v2_microsoft():
     assert converted.state_dict.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(converted.state_dict[name], tensor, rtol=0, atol=0)
+
+
+def test_v2_mmpretrain():
+    """mmpretrain has our names of V2, but for patch merging, which opens the stage after it."""
+    expected = randomise(backbone(arch=dict(ARCH, version=2))).state_dict()
+    state_dict = {
+        re.sub(r'stages\.(\d)\.downsample', lambda m: f'stages.{int(m[1]) + 1}.downsample', name):
+        tensor for name, tensor in expected.items()}
+    converted = convert_swin_state_dict({f'backbone.{k}': v for k, v in state_dict.items()})
+    assert converted.format == 'mmpretrain-v2'
+    assert converted.state_dict.keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in converted.state_dict.items())
+
+
+def test_v2_of_ours():
+    expected = randomise(backbone(arch=dict(ARCH, version=2))).state_dict()
+    converted = convert_swin_state_dict(expected)
+    assert converted.format == 'mmdet-v2'
+    assert converted.state_dict.keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in converted.state_dict.items())
 
 
 # ------------------------------------------------------------------------- formats and wrappers

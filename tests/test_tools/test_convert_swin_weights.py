@@ -89,14 +89,30 @@ def test_errors_leave_nothing_behind(convert, source, tmp_path, capsys, argv, me
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refuses_v2(convert, tmp_path, capsys):
+@pytest.fixture
+def source_v2(tmp_path):
     timm_module = pytest.importorskip('timm.models.swin_transformer_v2')
     model = timm_module.SwinTransformerV2(
         img_size=64, window_size=4, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
     torch.save(model.state_dict(), tmp_path / 'source.pth')
+    return tmp_path / 'source.pth'
+
+
+def test_v2_loads_into_backbone(convert, source_v2, tmp_path, capsys):
+    dst = convert([str(source_v2), str(tmp_path / 'swin.pth')])
+    written = torch.load(dst, weights_only=True)
+    arch = dict(version=2, embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    missing, unexpected = SwinBackbone(arch=arch).load_state_dict(written, strict=False)
+    assert unexpected == []
+    assert all(name.startswith(('norm0', 'norm1', 'norm2')) for name in missing)
+    assert 'Swin weights in timm-v2 format' in capsys.readouterr().out
+
+
+def test_v2_has_no_tables_to_resize(convert, source_v2, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        convert([str(tmp_path / 'source.pth'), str(tmp_path / 'swin.pth')])
-    assert 'weights of Swin V2 (timm-v2 format)' in capsys.readouterr().err
+        convert([str(source_v2), str(tmp_path / 'swin.pth'), '--window-size', '12'])
+    assert 'no position bias tables to resize' in capsys.readouterr().err
+    assert not (tmp_path / 'swin.pth').exists()
 
 
 def test_no_source(convert, tmp_path, capsys):
