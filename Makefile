@@ -50,8 +50,9 @@ $(RUN)/curves.png: $(RUN)/trained
 demo: $(RUN)/overlays.png $(RUN)/curves.png
 	@echo '==> Done. Look at $(RUN)/overlays.png and $(RUN)/curves.png'
 
+# The models of the tests are too small for threads to pay.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/uv tool run ruff check .
