@@ -581,7 +581,7 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('data/cmr_phantom'),
                         help='folder to write: images/, train.json, val.json')
-    parser.add_argument('--patients', type=int, default=28, help='simulated patients, all splits')
+    parser.add_argument('--patients', type=int, default=32, help='simulated patients, all splits')
     parser.add_argument('--val-fraction', type=float, default=0.25,
                         help='fraction of the patients that is held out')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
