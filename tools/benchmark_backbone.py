@@ -2,11 +2,11 @@
 
     python tools/benchmark_backbone.py --arch small --sizes 224 448 800x1333 --json bench.json
 
-All models live in one process, see the same random images, and take turns in every repeat, so that
-whatever else slows the machine slows them alike. They do the same work: random weights, no
-stochastic depth, no dropout, and four normed, contiguous (B, C, H, W) maps, for which those peers
-that are classifiers get padding to whole patches and output norms. Equal parameter counts and
-output shapes are checked before anything is timed.
+All models live in one process, see the same random images, and take turns in every repeat, in an
+order drawn anew each time, so that whatever else slows the machine slows them alike. They do the
+same work: random weights, no stochastic depth, no dropout, and four normed, contiguous
+(B, C, H, W) maps, for which those peers that are classifiers get padding to whole patches and
+output norms. Equal parameter counts and output shapes are checked before anything is timed.
 
 Modes:
     forward   evaluation mode, without gradients.
@@ -24,6 +24,7 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import random
 import re
 import shlex
 import sys
@@ -283,10 +284,15 @@ def peak_cuda_bytes(step: Callable[[], None]) -> int:
 
 def time_in_turns(steps: dict[str, Callable[[], None]], repeats: int,
                   synchronize: Callable[[], None], progress: tqdm) -> dict[str, list[float]]:
-    """Time every step once per repeat, in seconds."""
+    """Time every step once per repeat, in seconds.
+
+    In random order: the memory that one step leaves behind, to be reused or to be given back to
+    the system, is the business of the next one.
+    """
     times = {name: [] for name in steps}
+    order = random.Random(0)
     for _ in range(repeats):
-        for name, step in steps.items():
+        for name, step in order.sample(sorted(steps.items()), len(steps)):
             synchronize()
             start = time.perf_counter()
             step()

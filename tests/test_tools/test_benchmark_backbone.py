@@ -2,6 +2,7 @@ import json
 import re
 import statistics
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -80,13 +81,23 @@ def test_report(benchmark, device, tmp_path, capsys):
 
 
 def test_models_take_turns(tool, monkeypatch):
-    calls, clock = [], iter(range(100))
-    monkeypatch.setattr(tool.time, 'perf_counter', lambda: next(clock)**2)
-    steps = {name: lambda name=name: calls.append(name) for name in 'abc'}
+    calls, clock = [], [0]
+    durations = dict(a=1, b=10, c=100)
+
+    def step(name):
+        calls.append(name)
+        clock[0] += durations[name]
+
+    monkeypatch.setattr(tool.time, 'perf_counter', lambda: clock[0])
+    steps = {name: partial(step, name) for name in durations}
     with tqdm(disable=True) as progress:
-        times = tool.time_in_turns(steps, 2, lambda: calls.append('sync'), progress)
-    assert calls == [x for name in 'abcabc' for x in ('sync', name, 'sync')]
-    assert times == dict(a=[1, 13], b=[5, 17], c=[9, 21])  # differences of squares of 0, 1, 2, ...
+        times = tool.time_in_turns(steps, 20, lambda: calls.append('sync'), progress)
+    assert times == {name: [duration] * 20 for name, duration in durations.items()}
+    order = ''.join(calls[1::3])
+    assert calls == [x for name in order for x in ('sync', name, 'sync')]
+    repeats = [order[i:i + 3] for i in range(0, 60, 3)]
+    assert {''.join(sorted(repeat)) for repeat in repeats} == {'abc'}
+    assert len(set(repeats)) > 3  # not always after the same one
 
 
 def test_what_a_step_does(tool, benchmark, monkeypatch):
