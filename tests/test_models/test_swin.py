@@ -3,6 +3,7 @@ import functools
 import cv2
 import pytest
 import torch
+from compare_networks import assert_same_outputs, gradients, relative_error
 from mmdet.models.backbones.swin import SwinTransformer
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS
@@ -38,25 +39,6 @@ def make_pair(**kwargs):
     peer.eval()
     peer.load_state_dict(own.state_dict(), strict=True)
     return own, peer
-
-
-def gradients(module, images):
-    module.zero_grad()
-    generator = torch.Generator().manual_seed(1)
-    loss = sum((out * torch.randn(out.shape, generator=generator).to(out)).sum()
-               for out in module(images))
-    loss.backward()
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-
-
-def relative_error(actual, expected):
-    return float((actual.double() - expected).norm() / expected.norm())
-
-
-def assert_same_outputs(actual, expected):
-    assert len(actual) == len(expected)
-    for a, e in zip(actual, expected):
-        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5 * float(e.abs().max()))
 
 
 @pytest.mark.parametrize('size', SIZES, ids='{0[0]}x{0[1]}'.format)

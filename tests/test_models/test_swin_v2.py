@@ -5,6 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 import torchvision
+from compare_networks import assert_same_outputs, gradients, relative_error
 from torch import nn
 from torchvision.models import swin_transformer as tv
 
@@ -68,25 +69,6 @@ def make_own(peer, **kwargs):
     return own
 
 
-def assert_same_outputs(actual, expected):
-    assert len(actual) == len(expected)
-    for a, e in zip(actual, expected):
-        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5 * float(e.abs().max()))
-
-
-def gradients(module, forward, images):
-    module.zero_grad()
-    generator = torch.Generator().manual_seed(1)
-    loss = sum((out * torch.randn(out.shape, generator=generator).to(out)).sum()
-               for out in forward(images))
-    loss.backward()
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-
-
-def relative_error(actual, expected):
-    return float((actual.double() - expected).norm() / expected.norm())
-
-
 # torchvision pads as SwinBackbone does; timm reduces windows and pads differently, so that it is
 # an oracle only where windows divide the maps.
 PEERS = [
@@ -132,10 +114,10 @@ def test_outputs_and_gradients_equal_peers(make_peer, size, kwargs):
 
     with torch.no_grad():
         assert_same_outputs(own(images), forward_peer(images))
-    own_grads = gradients(own, own, images)
-    peer_grads = convert_swin_state_dict(gradients(peer, forward_peer, images)).state_dict
+    own_grads = gradients(own, images)
+    peer_grads = convert_swin_state_dict(gradients(peer, images, forward_peer)).state_dict
     exact_grads = convert_swin_state_dict(
-        gradients(peer.double(), forward_peer, images.double())).state_dict
+        gradients(peer.double(), images.double(), forward_peer)).state_dict
     assert own_grads.keys() == exact_grads.keys()
     # Position biases and logit scales have cancelling gradients, since softmax does not see a
     # constant: there the peers, too, are more than 1e-5 away from float64. Single ones of these
@@ -150,7 +132,7 @@ def test_outputs_and_gradients_equal_peers(make_peer, size, kwargs):
             relative_error(torch.cat([grads[name].flatten() for name in names]), exact)
             for grads in (own_grads, peer_grads))
         assert own_error <= max(1e-5, 2 * peer_error), leaf
-    for name, grad in gradients(own.double(), own, images.double()).items():
+    for name, grad in gradients(own.double(), images.double()).items():
         assert relative_error(grad, exact_grads[name]) <= 1e-11, name
 
 
@@ -298,7 +280,7 @@ def test_autocast_stays_close_to_fp32_and_finite(dtype, attn_impl):
         arch=SMALL_ARCH, out_indices=(0, 1), drop_path_rate=0.0, attn_impl=attn_impl)).train()
     images = torch.randn(1, 3, 60, 100)
     expected = backbone(images)
-    expected_grads = gradients(backbone, backbone, images)
+    expected_grads = gradients(backbone, images)
 
     def forward(images):
         with torch.autocast('cpu', dtype=dtype):
@@ -307,7 +289,7 @@ def test_autocast_stays_close_to_fp32_and_finite(dtype, attn_impl):
     for a, e in zip(forward(images), expected):
         assert (a.float() - e).abs().mean() < 0.02 * e.abs().mean()
     tolerance = 0.1 if dtype == torch.bfloat16 else 0.02
-    for name, grad in gradients(backbone, forward, images).items():
+    for name, grad in gradients(backbone, images, forward).items():
         assert relative_error(grad, expected_grads[name].double()) < tolerance, name
 
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmengine.runner.base_loop import BaseLoop
 from torch import nn
+from toy_loop import ToyLoop
 
 from swin_ext.engine import AdaptCheckpointHook, SwinExtRunner
 from swin_ext.models.swin_weights import SwinWeightsError
@@ -63,18 +63,8 @@ def target() -> nn.Module:
     return make_detector(seed=2)
 
 
-class Loop(BaseLoop):
-
-    def __init__(self, classes):
-        self.dataloader = SimpleNamespace(
-            dataset=SimpleNamespace(metainfo=dict(classes=classes)))
-
-    def run(self):
-        pass
-
-
 def fine_tuning(model, classes=CLASSES):
-    loop = Loop(classes)
+    loop = ToyLoop(classes)
     return SimpleNamespace(model=model, _train_loop=loop, train_loop=loop, _resume=False,
                            logger=logging.getLogger('adapt_checkpoint'))
 

@@ -1,20 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
-from mmengine.runner.base_loop import BaseLoop
 from torch import nn
+from toy_loop import ToyLoop
 
 from swin_ext.engine import ClassCheckHook
-
-
-class Loop(BaseLoop):
-
-    def __init__(self, classes):
-        self.dataloader = SimpleNamespace(
-            dataset=SimpleNamespace(metainfo=dict(classes=classes)))
-
-    def run(self):
-        pass
 
 
 class Head(nn.Module):
@@ -25,7 +15,7 @@ class Head(nn.Module):
 
 
 def make_runner(train=None, val=None, test=None, num_classes=2, resume=False):
-    loops = {f'_{split}_loop': dict() if classes is None else Loop(classes)
+    loops = {f'_{split}_loop': dict() if classes is None else ToyLoop(classes)
              for split, classes in dict(train=train, val=val, test=test).items()}
     model = nn.ModuleDict(dict(rpn_head=Head(1), bbox_head=Head(num_classes)))
     return SimpleNamespace(model=model, _resume=resume, **loops)
