@@ -67,5 +67,9 @@ setup(
     data_files=[('mmcv', ['swin_ext/mmcv_ext/_ext.py'])],
     cmdclass={'install_data': InstallIntoSitePackages},
     install_requires=read_requirements('runtime.txt') + mmcv_requirement(),
-    extras_require={'tests': read_requirements('tests.txt'), 'mim': mmcv_requirement()},
+    extras_require={
+        'dicom': read_requirements('dicom.txt'),
+        'tests': read_requirements('dicom.txt') + read_requirements('tests.txt'),
+        'mim': mmcv_requirement(),
+    },
     zip_safe=False)
