@@ -477,7 +477,8 @@ def render_patient(index: int, parameters: PhantomParameters
                 patient_id=patient_id,
                 slice=number,
                 phase=phase,
-                spacing_mm=parameters.spacing_mm), image, labels
+                spacing_mm=parameters.spacing_mm,
+                slice_spacing_mm=parameters.slice_gap_mm), image, labels
 
 
 def encode_instances(labels: np.ndarray) -> list[dict]:

@@ -1,3 +1,4 @@
 from .cmr import CMRDataset, DatasetError
+from .transforms import LoadCMRImage
 
-__all__ = ['CMRDataset', 'DatasetError']
+__all__ = ['CMRDataset', 'DatasetError', 'LoadCMRImage']

@@ -6,17 +6,32 @@ import json
 import os
 import os.path as osp
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from mmdet.datasets import BaseDetDataset
-from mmengine.fileio import get_local_path
+from mmengine.fileio import LocalBackend, get_file_backend, get_local_path, join_path
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+from mmengine.utils import is_abs
 from PIL import Image
 from tqdm import tqdm
+
+from .cmr_image_io import ImageReadError, read_frame
+from .dataset_checks import (
+    Finding,
+    check_content,
+    compare_splits,
+    complete_severities,
+    name_annotation,
+)
+from .rle_check import covered_pixels
 
 # Contours drawn on sub-pixel grids may end a fraction of a pixel outside the image.
 BOX_TOLERANCE_PX = 1.0
 REPORTED_PROBLEMS = 10
+# Decoding takes about 1 s per 20,000 masks of 256 x 256 px, spent whenever a run starts.
+MAX_DECODED_MASKS = 20000
+PIL_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
 
 class DatasetError(ValueError):
@@ -33,6 +48,15 @@ class CMRDataset(BaseDetDataset):
     The data set's metainfo also carries `ann_file`, so that a metric can evaluate against the
     very file that was loaded.
 
+    What each entry may be, but the data set as a whole should not, is checked as well, see
+    `dataset_checks.SEVERITIES`: an 'error' ends the run, a 'warn' is logged with its count and
+    first ids. `tools/check_dataset.py` runs the same checks on all splits, with pictures.
+
+    An image entry may have, besides COCO's keys, `slice_index` and `frame_index` (which image of
+    a NIfTI or multi-frame DICOM file it is), `spacing_mm` (a number, or [height, width] of a
+    pixel), `patient_id`, `phase`, and the whole numbers `slice` and `frame` (its place in the
+    stack and in the heart beat). `LoadCMRImage` gets from them what it needs.
+
     Args:
         ann_file: COCO JSON; masks as RLE or polygons, boxes as [x, y, width, height] in pixels.
         metainfo: `classes` selects and orders the classes. Without it, all categories of the
@@ -40,21 +64,31 @@ class CMRDataset(BaseDetDataset):
         invalid: What to do with a missing or unreadable image and with an annotation whose
             category, box or mask is impossible: 'error', or 'skip' them with a logged count. For
             'skip' every image is decoded once when the data set is built.
+        checks: Severities that differ from `dataset_checks.SEVERITIES`, for example
+            dict(filled_ring='error', mixed_spacing='ignore'). Annotations with an empty mask or a
+            wrong box are skipped where `invalid='skip'`.
+        other_splits: Annotation files, relative to `data_root`, that must share no patient with
+            this one and have the same categories.
 
     Raises:
         DatasetError: If the JSON cannot be read, a class is not in it, an image or annotation is
-            invalid (and `invalid='error'`), or no image is left.
+            invalid (and `invalid='error'`), a check of severity 'error' fails, or no image is
+            left.
+        ValueError: If `checks` names no check or no severity.
     """
 
-    def __init__(self, *args, invalid: str = 'error', **kwargs):
+    def __init__(self, *args, invalid: str = 'error', checks: dict | None = None,
+                 other_splits: Sequence[str] = (), **kwargs):
         if invalid not in ('error', 'skip'):
             raise ValueError(f"CMRDataset: invalid={invalid!r} must be 'error' or 'skip'.")
         self.invalid = invalid
+        self.severities = complete_severities(checks)
+        self.other_splits = (other_splits, ) if isinstance(other_splits, str) else other_splits
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file."""
-        content = self._read_json()
+        content = self.read_content()
         self._select_classes(content['categories'])
         problems = self._check_ids(content)
         if not content['annotations']:
@@ -63,56 +97,57 @@ class CMRDataset(BaseDetDataset):
             raise DatasetError(self._describe(problems))  # no way to skip these
 
         unreadable = self._find_unreadable_images(content['images'])
-        annotations = defaultdict(list)
-        for annotation in content['annotations']:
-            annotations[annotation['image_id']].append(annotation)
-
-        known_ids = {category['id'] for category in content['categories']}
-        problems, unused, data_list = list(unreadable.values()), Counter(), []
-        for image in content['images']:
-            if image['id'] in unreadable:
-                continue
-            instances = []
-            for annotation in annotations[image['id']]:
-                problem = find_problem(annotation, image, known_ids)
-                if problem:
-                    problems.append(problem)
-                elif annotation['category_id'] in self.cat2label:
-                    instances.append(self._parse_annotation(annotation))
-                else:
-                    unused[annotation['category_id']] += 1
-            data_list.append(dict(
-                img_path=self._image_path(image), img_id=image['id'], seg_map_path=None,
-                height=image['height'], width=image['width'], instances=instances))
-
+        images = {image['id']: image for image in content['images']
+                  if image['id'] not in unreadable}
+        annotations, impossible = select_possible(content, images)
+        problems = list(unreadable.values()) + impossible
         if problems and self.invalid == 'error':
             raise DatasetError(
                 self._describe(problems) + '\nCorrect them, or leave them out with '
                 "`invalid='skip'` in the data set's config.")
         if problems:
             print_log(self._describe(problems) + '\nThey are skipped.', 'current', 30)
+
+        left_out = self._run_checks(
+            dict(content, images=list(images.values()), annotations=annotations))
+        of_image, unused = defaultdict(list), Counter()
+        for annotation in annotations:
+            if annotation['id'] in left_out:
+                continue
+            if annotation['category_id'] in self.cat2label:
+                of_image[annotation['image_id']].append(self._parse_annotation(annotation))
+            else:
+                unused[annotation['category_id']] += 1
         if unused:
             names = {category['id']: category['name'] for category in content['categories']}
             counts = ', '.join(f'{names[i]}: {n}' for i, n in unused.items())
             print_log(f'{self.ann_file}: annotations of classes not in use: {counts}.', 'current')
-        return data_list
 
-    def _read_json(self) -> dict:
+        neighbours = self._find_neighbours(images.values())
+        return [dict(
+            img_path=self._image_path(image), img_id=image['id'], seg_map_path=None,
+            height=image['height'], width=image['width'], instances=of_image[image['id']],
+            **place_in_file(image), **neighbours.get(image['id'], {}))
+            for image in images.values()]
+
+    def read_content(self, ann_file: str | None = None) -> dict:
+        """Read the annotation file, or another one, as it is."""
+        ann_file = ann_file or self.ann_file
         try:
-            with get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-                with open(path, encoding='utf-8') as file:
-                    content = json.load(file)
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                with open(path, 'rb') as file:
+                    text = file.read()
+            content = json.loads(text)
         except FileNotFoundError as error:
             raise DatasetError(
-                f'Annotation file {osp.abspath(self.ann_file)} does not exist. Check data_root '
+                f'Annotation file {osp.abspath(ann_file)} does not exist. Check data_root '
                 f'({self.data_root!r}) and ann_file.') from error
         except ValueError as error:
-            raise DatasetError(
-                f'{self.ann_file} is not valid JSON ({error}); it may be truncated: '
-                f'{osp.getsize(self.ann_file)} bytes.') from error
+            raise DatasetError(f'{ann_file} is not valid JSON ({error}); it may be truncated: '
+                               f'{len(text)} bytes.') from error
         for key in ('images', 'annotations', 'categories'):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
-                raise DatasetError(f'{self.ann_file} is not a COCO file: it has no list {key!r}.')
+                raise DatasetError(f'{ann_file} is not a COCO file: it has no list {key!r}.')
         return content
 
     def _select_classes(self, categories: list[dict]) -> None:
@@ -148,12 +183,64 @@ class CMRDataset(BaseDetDataset):
                      for a in content['annotations'] if a['image_id'] not in image_ids]
         return problems
 
+    def _run_checks(self, content: dict) -> set[int]:
+        """Log or raise what the checks find; return the ids of annotations to skip."""
+        findings = check_content(content, self.severities, MAX_DECODED_MASKS)
+        for name in self.other_splits:
+            path = name if is_abs(name) else join_path(self.data_root, name)
+            findings += compare_splits(content, self.read_content(path), name, self.severities)
+
+        left_out, errors = set(), []
+        for finding in findings:
+            text = finding.describe(REPORTED_PROBLEMS)
+            if finding.severity == 'warn':
+                print_log(f'{self.ann_file}: {text}', 'current', 30)
+            elif finding.annotation_ids and self.invalid == 'skip':
+                print_log(f'{self.ann_file}: {text}\nThey are skipped.', 'current', 30)
+                left_out.update(finding.annotation_ids)
+            else:
+                errors.append(finding)
+        if errors:
+            raise DatasetError(describe_errors(self.ann_file, errors))
+        return left_out
+
+    def _find_neighbours(self, images: Sequence[dict]) -> dict[int, dict]:
+        """What `LoadCMRImage` needs to show an image with others of its patient, by image id.
+
+        Its stack is a list of (slice, reference), one for each slice at the same time; its cine
+        of (frame, reference), one for each time at the same slice. A reference is a tuple of
+        img_path, slice_index and frame_index.
+        """
+        if not any(getattr(t, 'needs_neighbours', False) for t in self.pipeline.transforms):
+            return {}
+        neighbours = defaultdict(dict)
+        for position, series, same in (('slice', 'stack', ('patient_id', 'phase', 'frame')),
+                                       ('frame', 'cine', ('patient_id', 'slice'))):
+            groups = defaultdict(dict)
+            for image in images:
+                if image.get('patient_id') is None or not isinstance(image.get(position), int):
+                    continue
+                group = groups[tuple(image.get(key) for key in same)]
+                twin = group.setdefault(image[position], image)
+                if twin is not image:
+                    raise DatasetError(
+                        f'{self.ann_file}: images {twin["id"]} and {image["id"]} are both '
+                        f'{position} {image[position]} of patient {image["patient_id"]}. Tell '
+                        'them apart with "phase" or "frame", or with another patient_id.')
+            for group in groups.values():
+                references = [(number, (self._image_path(image), *(
+                    image.get(key) for key in ('slice_index', 'frame_index'))))
+                    for number, image in sorted(group.items())]
+                for number, image in group.items():
+                    neighbours[image['id']].update({position: number, series: references})
+        return neighbours
+
     def _image_path(self, image: dict) -> str:
         return osp.join(self.data_prefix.get('img', ''), image['file_name'])
 
     def _find_unreadable_images(self, images: list[dict]) -> dict:
         """Problems of image files by image id; only local files can be looked at beforehand."""
-        if self.backend_args is not None and self.backend_args.get('backend') != 'local':
+        if not self._is_local(self.ann_file):
             return {}
         problems = {}
         listings = {}  # one listing per folder is far cheaper than one stat per image
@@ -167,10 +254,14 @@ class CMRDataset(BaseDetDataset):
             if name not in listings[folder]:
                 problems[image['id']] = f'image {image["id"]}: {path} does not exist'
             elif self.invalid == 'skip':
-                problem = find_image_problem(path, image['width'], image['height'])
+                problem = find_image_problem(path, image['width'], image['height'],
+                                             **place_in_file(image))
                 if problem:
                     problems[image['id']] = f'image {image["id"]}: {problem}'
         return problems
+
+    def _is_local(self, path: str) -> bool:
+        return isinstance(get_file_backend(path, backend_args=self.backend_args), LocalBackend)
 
     def _parse_annotation(self, annotation: dict) -> dict:
         x, y, w, h = annotation['bbox']
@@ -224,17 +315,37 @@ class CMRDataset(BaseDetDataset):
         info = self.get_data_info(idx)
         path, img_id = info['img_path'], info['img_id']
         width, height = info['width'], info['height']
+        where = f'{self.ann_file}, image {img_id}'
+        # Looked for afterwards, as the pipeline changes `info`.
+        arguments = (path, width, height, info.get('slice_index'), info.get('frame_index'))
         try:
             data = self.pipeline(info)
         except Exception as error:
-            problem = find_image_problem(path, width, height) or f'{type(error).__name__}: {error}'
-            raise DatasetError(
-                f'{self.ann_file}, image {img_id} ({path}): {problem}') from error
+            problem = find_image_problem(*arguments) if self._is_local(path) else None
+            raise DatasetError(f'{where} ({path}): ' +
+                               (problem or f'{type(error).__name__}: {error}')) from error
         sample = data.get('data_samples') if isinstance(data, dict) else None
         if sample is not None and tuple(sample.ori_shape[:2]) != (height, width):
-            raise DatasetError(f'{self.ann_file}, image {img_id}: '
-                               f'{find_image_problem(path, width, height)}')
+            found_height, found_width = sample.ori_shape[:2]
+            raise DatasetError(
+                f'{where}: {size_problem(path, found_width, found_height, width, height)}')
         return data
+
+
+def place_in_file(image: dict) -> dict:
+    """Return `slice_index` and `frame_index` of an image entry as far as it has them."""
+    return {key: image[key] for key in ('slice_index', 'frame_index') if image.get(key) is not None}
+
+
+def describe_errors(ann_file: str, errors: list[Finding]) -> str:
+    """Message for what the checks found and how to go on."""
+    lines = [f'{ann_file} should not be used as it is:']
+    lines += [error.describe(REPORTED_PROBLEMS) for error in errors]
+    choices = ', '.join(f"{error.check}='warn'" for error in errors)
+    lines.append(f"Correct it, or accept it with `checks=dict({choices})` in the data set's config")
+    if any(error.annotation_ids for error in errors):
+        lines[-1] += ", or leave such annotations out with `invalid='skip'`"
+    return '\n'.join(lines) + '.'
 
 
 def suggest_names(missing: list[str], available) -> str:
@@ -248,22 +359,75 @@ def suggest_names(missing: list[str], available) -> str:
     return '\n'.join(lines)
 
 
-def find_image_problem(path: str, width: int, height: int) -> str | None:
+def find_image_problem(path: str, width: int, height: int, slice_index: int | None = None,
+                       frame_index: int | None = None) -> str | None:
     """Say what is wrong with an image file that should have this size in pixels, if anything."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            size = image.size
-    except OSError as error:  # also PIL.UnidentifiedImageError
+        if path.lower().endswith(PIL_SUFFIXES):
+            with Image.open(path) as image:
+                image.load()
+                found_width, found_height = image.size
+        else:
+            found_height, found_width = read_frame(
+                path, slice_index=slice_index, frame_index=frame_index).shape
+    except (OSError, SyntaxError) as error:  # also PIL.UnidentifiedImageError
         return f'{path} cannot be read ({error})'
-    if size != (width, height):
-        return f'{path} is {size[0]} x {size[1]} px, but the JSON says {width} x {height}'
+    except (ImageReadError, ImportError) as error:
+        return str(error)
+    if (found_width, found_height) != (width, height):
+        return size_problem(path, found_width, found_height, width, height)
     return None
+
+
+def size_problem(path: str, found_width: int, found_height: int, width: int, height: int) -> str:
+    """Message for an image of another size than the JSON says."""
+    return f'{path} is {found_width} x {found_height} px, but the JSON says {width} x {height}'
+
+
+def select_possible(content: dict, images: dict) -> tuple[list[dict], list[str]]:
+    """Return the annotations of `images` that can be used, and what is wrong with the others.
+
+    Args:
+        content: A COCO file whose ids are sound.
+        images: Entries of the images to use, by id.
+    """
+    known_ids = {category['id'] for category in content['categories']}
+    problems = {}
+    candidates = [a for a in content['annotations'] if a['image_id'] in images]
+    for annotation in candidates:
+        problem = find_problem(annotation, images[annotation['image_id']], known_ids)
+        if problem:
+            problems[annotation['id']] = problem
+    encoded = [a for a in candidates if a['id'] not in problems and
+               isinstance(a.get('segmentation'), dict)]
+    for annotation, problem in zip(encoded, find_damaged_rles(encoded)):
+        if problem:
+            problems[annotation['id']] = name_annotation(
+                annotation, images[annotation['image_id']]) + problem
+    return [a for a in candidates if a['id'] not in problems], list(problems.values())
+
+
+def find_damaged_rles(annotations: list[dict]) -> list[str | None]:
+    """Say for each run-length encoding what is wrong with it, if anything."""
+    counts = [a['segmentation']['counts'] for a in annotations]
+    compressed = [i for i, c in enumerate(counts) if isinstance(c, (str, bytes))]
+    covered = [sum(c) if isinstance(c, list) and min(c) >= 0 else -1 for c in counts]
+    sums = covered_pixels([counts[i] if isinstance(counts[i], bytes) else
+                           counts[i].encode('ascii', 'replace') for i in compressed])
+    for i, pixels in zip(compressed, sums):
+        covered[i] = pixels
+    problems = []
+    for annotation, pixels in zip(annotations, covered):
+        height, width = annotation['segmentation']['size']
+        problems.append(None if pixels == height * width else (
+            'its RLE is damaged, ' + ('its counts are no run lengths' if pixels < 0 else
+                                      f'its runs cover {pixels} of {height * width} px')))
+    return problems
 
 
 def find_problem(annotation: dict, image: dict, category_ids: set) -> str | None:
     """Say what makes a COCO annotation impossible for its image, if anything."""
-    where = f'annotation {annotation["id"]} (image {image["id"]}, {image["file_name"]}): '
+    where = name_annotation(annotation, image)
     if annotation['category_id'] not in category_ids:
         return where + f'category_id {annotation["category_id"]} is not in "categories"'
     width, height = image['width'], image['height']

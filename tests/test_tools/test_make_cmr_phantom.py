@@ -100,6 +100,7 @@ def test_image_entries(slices):
         assert image.dtype == np.uint8 and image.shape == (entry['height'], entry['width'])
         assert (entry['width'], entry['height']) == (128, 128)
         assert entry['spacing_mm'] == 1.8
+        assert entry['slice_spacing_mm'] == 8
         assert entry['file_name'] == (f'{entry["patient_id"]}_{entry["phase"]}'
                                       f'_slice{entry["slice"]:02d}.png')
     assert {entry['phase'] for entry, *_ in slices} == {'ED', 'ES'}
