@@ -91,6 +91,17 @@ def one_per_stage(name: str, sizes: int | Sequence[int], num_stages: int) -> tup
     return per_stage
 
 
+def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:
+    """Refuse a number of frozen stages that a backbone of `num_stages` does not know.
+
+    Raises:
+        ValueError: If it is no integer of -1..num_stages.
+    """
+    if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
+        raise ValueError(f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
+                         f'(patch embedding) or 1..{num_stages} (that many stages too).')
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right so that `multiple` divides H and W."""
     pad_h, pad_w = -x.shape[1] % multiple, -x.shape[2] % multiple
@@ -377,9 +388,7 @@ class SwinBackbone(BaseModule):
         if not out_indices or not set(out_indices) <= set(range(num_stages)):
             raise ValueError(f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
                              f'of 0..{num_stages - 1}.')
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
-                             f'(patch embedding) or 1..{num_stages} (that many stages too).')
+        check_frozen_stages(frozen_stages, num_stages)
         if attn_impl not in ('auto', *IMPLEMENTATIONS):
             raise ValueError(f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
                              f'{", ".join(IMPLEMENTATIONS)}.')
@@ -448,6 +457,23 @@ class SwinBackbone(BaseModule):
             if i in self.out_indices:
                 parts.append(getattr(self, f'norm{i}'))
         return parts
+
+    def set_frozen_stages(self, frozen_stages: int) -> None:
+        """Freeze as the argument of the same name does, and train all the rest.
+
+        A `DistributedDataParallel` around the model has to be built anew, and the optimizer needs
+        the thawed parameters; `BackboneFreezeHook` sees to both.
+
+        Raises:
+            ValueError: If there are not as many stages.
+        """
+        check_frozen_stages(frozen_stages, len(self.stages))
+        for part in self._frozen_parts():
+            part.requires_grad_(True)
+        self.frozen_stages = frozen_stages
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> SwinBackbone:
         """Set training mode, but for frozen stages, which stay in evaluation mode."""
