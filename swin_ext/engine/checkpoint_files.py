@@ -10,9 +10,9 @@ import numpy as np
 
 from .safe_checkpoint import (
     CheckpointError,
-    _restore_numpy,
-    _RestrictedUnpickler,
+    RestrictedUnpickler,
     load_checkpoint_file,
+    restore_numpy,
 )
 
 
@@ -26,7 +26,7 @@ def _array_from_buffer(data: bytearray, dtype, shape: tuple, order: str) -> np.n
     return np.frombuffer(data, dtype.restored).reshape(shape, order=order)
 
 
-class _PklUnpickler(_RestrictedUnpickler):
+class _PklUnpickler(RestrictedUnpickler):
     """Reads what `pickle.dump` makes of arrays and tensors, where `torch.save` makes other."""
 
     stand_ins = {
@@ -43,7 +43,7 @@ class _PklUnpickler(_RestrictedUnpickler):
 def _read_pkl(path):
     with open(path, 'rb') as file:
         try:
-            return _restore_numpy(_PklUnpickler(file).load())
+            return restore_numpy(_PklUnpickler(file).load())
         except CheckpointError as error:  # in the bytes of a storage, where no name is known
             raise CheckpointError(f'{path} was not read: {error}') from error
 

@@ -108,7 +108,7 @@ def load_checkpoint_file(file: str | os.PathLike | BinaryIO, map_location: Any =
         size = stream.seek(0, io.SEEK_END)
         try:
             _check_format(stream)
-            return _restore_numpy(_torch_load(stream, map_location))
+            return restore_numpy(_torch_load(stream, map_location))
         except Exception as error:
             refused = re.search(r'GLOBAL (\S+)', str(error))
             if isinstance(error, pickle.UnpicklingError) and refused:
@@ -173,7 +173,7 @@ class _PickledDtype:
 
 
 class _PickledArray:
-    """Stand-in for ``numpy.ndarray`` until the file is read; see :func:`_restore_numpy`."""
+    """Stand-in for ``numpy.ndarray`` until the file is read; see :func:`restore_numpy`."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -223,23 +223,23 @@ _ALLOWED_GLOBALS = {
 }
 
 
-def _restore_numpy(value: Any) -> Any:
+def restore_numpy(value: Any) -> Any:
     """Put the arrays in place of their stand-ins, inside of containers and history buffers."""
     if isinstance(value, (_PickledArray, _PickledDtype)):
         return value.restored
     if isinstance(value, dict):
         for key, item in value.items():
-            value[key] = _restore_numpy(item)
+            value[key] = restore_numpy(item)
     elif isinstance(value, HistoryBuffer):
-        _restore_numpy(vars(value))
+        restore_numpy(vars(value))
     elif isinstance(value, list):
-        value[:] = [_restore_numpy(item) for item in value]
+        value[:] = [restore_numpy(item) for item in value]
     elif type(value) is tuple:
-        return tuple(_restore_numpy(item) for item in value)
+        return tuple(restore_numpy(item) for item in value)
     return value
 
 
-class _RestrictedUnpickler(pickle._Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Builds what is allowed, and nothing else: plain pickles, and PyTorch before 2.6."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
@@ -275,11 +275,11 @@ class _RestrictedUnpickler(pickle._Unpickler):
 class _RestrictedPickle:
     """What ``torch.load`` needs of a ``pickle_module``."""
 
-    Unpickler = _RestrictedUnpickler
+    Unpickler = RestrictedUnpickler
 
     @staticmethod
     def load(stream: BinaryIO, **kwargs: Any) -> Any:
-        return _RestrictedUnpickler(stream, **kwargs).load()
+        return RestrictedUnpickler(stream, **kwargs).load()
 
 
 def load_from_local(filename: str, map_location: Any) -> Any:
