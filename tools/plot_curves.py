@@ -1,4 +1,6 @@
-"""Plot the losses, the learning rate and the mAP of a training run.
+"""Plot the losses, the learning rate, the mAP and the throughput of a training run.
+
+`HistoryHook` draws the same at each validation; this is for runs without it, or on another machine.
 
     python tools/plot_curves.py work_dirs/mask_rcnn_swin-s_cmr
 """
@@ -9,15 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from swin_ext.visualization.curves import draw_curves
 
 LOG_PATTERN = '*/vis_data/scalars.json'
-BOX_AND_MASK = {'bbox': '#0072B2', 'segm': '#D55E00'}
 
 
 def read_log(path: Path) -> list[dict]:
@@ -80,81 +76,6 @@ def read_work_dir(work_dir: Path) -> list[dict]:
     return records
 
 
-def series(records: list[dict], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines which have ``key``."""
-    pairs = [(record['step'], record[key]) for record in records if key in record]
-    return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def group_losses(keys: list[str]) -> dict[str, list[str]]:
-    """Sort the losses of a Mask R-CNN by the part of the network they train; others stay alone."""
-    groups = {}
-    for key in keys:
-        if 'rpn' in key:
-            name = 'RPN'
-        elif 'mask' in key:
-            name = 'mask'
-        elif key in ('loss_cls', 'loss_bbox'):
-            name = 'RoI box'
-        else:
-            name = key
-        groups.setdefault(name, []).append(key)
-    return groups
-
-
-def plot_losses(ax: Axes, records: list[dict]) -> None:
-    ax.plot(*series(records, 'loss'), color='black', linewidth=1.5, label='total')
-    keys = sorted({key for record in records for key in record if key.startswith('loss_')})
-    for name, members in group_losses(keys).items():
-        complete = [record for record in records if all(key in record for key in members)]
-        ax.plot([record['step'] for record in complete],
-                [sum(record[key] for key in members) for record in complete],
-                linewidth=1, label=name)
-    ax.set_ylim(bottom=0)
-    ax.set_ylabel('training loss')
-    ax.legend(frameon=False)
-
-
-def plot_learning_rate(ax: Axes, records: list[dict]) -> None:
-    ax.plot(*series(records, 'lr'), color='0.3', linewidth=1.5)
-    ax.set_ylim(bottom=0)
-    ax.ticklabel_format(axis='y', style='sci', scilimits=(0, 0))
-    ax.set_ylabel('learning rate')
-
-
-def plot_map(ax: Axes, records: list[dict]) -> None:
-    for kind, colour in BOX_AND_MASK.items():
-        for suffix, style, label in (('', '-', 'mAP'), ('_50', ':', 'mAP at IoU 0.5')):
-            steps, values = series(records, f'coco/{kind}_mAP{suffix}')
-            if not steps:
-                continue
-            ax.plot(steps, values, style, color=colour, marker='o', markersize=3,
-                    label=f'{kind} {label}')
-            if not suffix:
-                best = max(range(len(values)), key=values.__getitem__)
-                ax.annotate(f'{values[best]:.3f}', (steps[best], values[best]), color=colour,
-                            textcoords='offset points', xytext=(0, 5), ha='center', fontsize=8)
-    ax.set_ylim(0, 1.05)
-    ax.set_ylabel('validation mAP')
-    if ax.lines:
-        ax.legend(frameon=False)
-    else:
-        ax.text(0.5, 0.5, 'no validation so far', transform=ax.transAxes, ha='center', color='0.4')
-
-
-def draw_curves(records: list[dict], title: str) -> Figure:
-    """Losses, learning rate and mAP one below the other, over the training iteration."""
-    figure, axes = plt.subplots(3, sharex=True, figsize=(8, 9), layout='constrained',
-                                height_ratios=(3, 1.2, 3))
-    figure.suptitle(title)
-    for ax, plot in zip(axes, (plot_losses, plot_learning_rate, plot_map)):
-        plot(ax, records)
-        ax.grid(color='0.9')
-        ax.spines[['top', 'right']].set_visible(False)
-    axes[-1].set_xlabel('iteration')
-    return figure
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path, help='work_dir of one or more training runs')
@@ -166,9 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     out = args.out or args.work_dir / 'curves.png'
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure = draw_curves(records, args.work_dir.resolve().name)
-    figure.savefig(out, format='png', dpi=120)
-    plt.close(figure)
+    draw_curves(records, args.work_dir.resolve().name).savefig(out, format='png')
     print(f'wrote {out}')
 
 

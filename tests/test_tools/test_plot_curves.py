@@ -1,7 +1,6 @@
 import json
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+
+from swin_ext.visualization.curves import series
 
 
 @pytest.fixture(scope='module')
@@ -76,8 +77,8 @@ def test_reads_the_log_of_a_runner(plot_curves, tmp_path, train_cfg, by_epoch, m
            default_hooks=dict(checkpoint=None, logger=dict(
                type='LoggerHook', interval=2, log_metric_by_epoch=by_epoch))).train()
     records = plot_curves.read_work_dir(tmp_path)
-    assert plot_curves.series(records, 'lr') == ([2, 4, 6, 8, 10, 12], [0.125] * 6)
-    assert plot_curves.series(records, 'coco/segm_mAP') == (map_at, [0.25] * len(map_at))
+    assert series(records, 'lr') == ([2, 4, 6, 8, 10, 12], [0.125] * 6)
+    assert series(records, 'coco/segm_mAP') == (map_at, [0.25] * len(map_at))
 
 
 def test_a_resumed_run_replaces_what_was_lost(plot_curves, tmp_path):
@@ -88,15 +89,15 @@ def test_a_resumed_run_replaces_what_was_lost(plot_curves, tmp_path):
     write_run(tmp_path, '20250102_120000',
               [train_line(30, loss=2.), train_line(40, loss=2.), val_line(2, segm=0.3)])
     records = plot_curves.read_work_dir(tmp_path)
-    assert plot_curves.series(records, 'loss') == ([10, 20, 30, 40], [1., 1., 2., 2.])
-    assert plot_curves.series(records, 'coco/segm_mAP') == ([20, 40], [0.1, 0.3])
+    assert series(records, 'loss') == ([10, 20, 30, 40], [1., 1., 2., 2.])
+    assert series(records, 'coco/segm_mAP') == ([20, 40], [0.1, 0.3])
 
 
 def test_a_fresh_run_replaces_the_earlier_one(plot_curves, tmp_path):
     write_run(tmp_path, '20250101_120000', [train_line(step, loss=1.) for step in (10, 20, 30)])
     write_run(tmp_path, '20250103_120000', [val_line(0)])  # a run that only validated
     write_run(tmp_path, '20250102_120000', [train_line(10, loss=2.)])
-    assert plot_curves.series(plot_curves.read_work_dir(tmp_path), 'loss') == ([10], [2.])
+    assert series(plot_curves.read_work_dir(tmp_path), 'loss') == ([10], [2.])
 
 
 def test_a_last_line_cut_short_is_reported(plot_curves, tmp_path, capsys):
@@ -126,40 +127,6 @@ def test_no_log(plot_curves, tmp_path, capsys):
     write_run(tmp_path, 'run', [val_line(0)])
     with pytest.raises(FileNotFoundError, match='1 files match .*none with a training line'):
         plot_curves.read_work_dir(tmp_path)
-
-
-def test_the_curves(plot_curves):
-    records = [train_line(10), train_line(20, loss_cls=0.3), val_line(20), train_line(30),
-               val_line(30, bbox=0.45, segm=0.41)]
-    figure = plot_curves.draw_curves(records, 'run')
-    losses, learning_rate, maps = (
-        {line.get_label(): tuple(map(list, line.get_data())) for line in ax.lines}
-        for ax in figure.axes)
-    plt.close(figure)
-    steps = [10, 20, 30]
-    assert losses.keys() == {'total', 'RPN', 'RoI box', 'mask'}
-    assert losses['total'] == (steps, [3.1] * 3)
-    assert losses['RPN'] == (steps, pytest.approx([0.3] * 3))
-    assert losses['RoI box'] == (steps, pytest.approx([1.2, 1.1, 1.2]))
-    assert losses['mask'] == (steps, [1.6] * 3)
-    assert list(learning_rate.values()) == [(steps, pytest.approx([0.01, 0.02, 0.03]))]
-    assert maps == {
-        'bbox mAP': ([20, 30], [0.5, 0.45]), 'bbox mAP at IoU 0.5': ([20, 30], [1., 0.9]),
-        'segm mAP': ([20, 30], [0.4, 0.41]), 'segm mAP at IoU 0.5': ([20, 30], [0.8, 0.82])}
-
-
-def test_the_best_map_is_written_at_its_point(plot_curves):
-    figure = plot_curves.draw_curves(
-        [train_line(10), val_line(10, bbox=0.6, segm=0.3), val_line(20, bbox=0.2, segm=0.7)], 'run')
-    notes = {text.get_text(): text.xy for text in figure.axes[2].texts}
-    plt.close(figure)
-    assert notes == {'0.600': (10, 0.6), '0.700': (20, 0.7)}
-
-
-def test_losses_of_another_head_keep_their_names(plot_curves):
-    assert plot_curves.group_losses(['loss_bbox', 'loss_dice', 'loss_rpn_cls', 's0.loss_cls']) == {
-        'RoI box': ['loss_bbox'], 'loss_dice': ['loss_dice'], 'RPN': ['loss_rpn_cls'],
-        's0.loss_cls': ['s0.loss_cls']}
 
 
 @pytest.mark.parametrize('with_validation', [True, False])

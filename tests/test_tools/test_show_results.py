@@ -1,12 +1,9 @@
 import json
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 from pycocotools import mask as mask_utils
-from scipy import ndimage
 
 LV, MYO = 1, 2
 GREY = 90  # every pixel of every test image
@@ -61,69 +58,6 @@ def run(show_results, case, predictions, *more):
     return cv2.imread(str(case / 'out.png'))[..., ::-1]
 
 
-ZOOM = 8
-
-
-def draw(show_results, image, truth, predictions, colours, zoom=ZOOM):
-    """The tile alone, without margins: each image pixel is zoom x zoom pixels, RGB."""
-    height, width = image.shape
-    figure = plt.figure(figsize=(width * zoom / 100, height * zoom / 100), dpi=100)
-    show_results.draw_tile(figure.add_axes([0, 0, 1, 1]), image, truth, predictions, colours)
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-    plt.close(figure)
-    return pixels
-
-
-def at_pixel_centres(tile):
-    """Colours of the image pixels away from their edges, where the outlines run."""
-    return tile[ZOOM // 2::ZOOM, ZOOM // 2::ZOOM]
-
-
-def test_the_predicted_mask_is_tinted_in_its_colour_and_nothing_else(show_results):
-    image = np.random.default_rng(0).integers(0, 256, (40, 48)).astype(np.uint8)
-    mask = box_mask(5, 8, 25, 30)
-    tile = at_pixel_centres(draw(show_results, image, {}, {LV: (mask, 0.9)}, {LV: '#ff0000'}))
-    inside, outside = box_mask(7, 10, 23, 28), ~box_mask(3, 6, 27, 32)
-    red = 0.7 * image[inside] + 0.3 * 255
-    np.testing.assert_allclose(tile[inside][:, 0], red, atol=1.01)
-    np.testing.assert_allclose(tile[inside][:, 1], 0.7 * image[inside], atol=1.01)
-    np.testing.assert_allclose(tile[outside], np.repeat(image[outside][:, None], 3, 1), atol=1.01)
-
-
-def test_the_hole_of_a_ring_is_not_tinted(show_results):
-    image = np.full((40, 48), GREY, np.uint8)
-    ring = box_mask(5, 5, 35, 35) & ~box_mask(12, 12, 28, 28)
-    tile = at_pixel_centres(draw(show_results, image, {}, {MYO: (ring, 0.9)}, {MYO: '#00ff00'}))
-    assert (tile[box_mask(15, 15, 25, 25)] == GREY).all()
-    assert tile[8, 20, 1] > GREY > tile[8, 20, 0]
-
-
-def along_the_edge(mask, distance):
-    """Where the enlarged tile is at most ``distance`` of its pixels off the edge of the mask."""
-    enlarged = np.kron(mask, np.ones((ZOOM, ZOOM), np.uint8))
-    return ndimage.binary_dilation(enlarged, iterations=distance) & ~ndimage.binary_erosion(
-        enlarged, iterations=distance, border_value=0)
-
-
-def test_the_ground_truth_is_a_dashed_white_outline(show_results):
-    truth = box_mask(14, 10, 34, 30)
-    tile = draw(show_results, np.zeros((40, 48), np.uint8), {LV: truth}, {}, {LV: '#ff0000'})
-    white = tile.min(-1) > 100
-    assert not white[~along_the_edge(truth, 4)].any()
-    top_edge = white[10 * ZOOM - 3:10 * ZOOM + 3, 16 * ZOOM:32 * ZOOM].any(0)
-    assert 0.3 < top_edge.mean() < 0.95
-
-
-def test_a_prediction_has_an_outline_in_its_colour_closed_at_the_border(show_results):
-    mask = box_mask(28, 0, 48, 40)  # touches three borders
-    tile = draw(show_results, np.zeros((40, 48), np.uint8), {}, {LV: (mask, 1.)}, {LV: '#0000ff'})
-    outline = tile[..., 2] > 150  # the fill is 0.3 * 255
-    assert not outline[~along_the_edge(mask, 4)].any()
-    left = outline[:, 28 * ZOOM - 3:28 * ZOOM + 3].any(1)
-    assert left.all() and outline[0, 30 * ZOOM:-ZOOM].all() and outline[ZOOM:-ZOOM, -1].all()
-
-
 def test_the_sheet_shows_predictions_above_the_threshold(show_results, case):
     def coloured(sheet):
         return int((np.ptp(sheet.astype(int), axis=-1) > 30).sum())
@@ -157,25 +91,6 @@ def test_best_prediction_per_class(show_results):
     assert best[MYO][1] == 0.5
 
 
-@pytest.mark.parametrize('other, iou, dice', [
-    (box_mask(10, 10, 30, 30), 1., 1.),
-    (box_mask(20, 10, 40, 30), 1 / 3, 0.5),
-    (box_mask(10, 10, 20, 30), 0.5, 2 / 3),
-    (box_mask(30, 10, 40, 30), 0., 0.),
-    (box_mask(0, 0, 0, 0), 0., 0.)])
-def test_overlap(show_results, other, iou, dice):
-    assert show_results.overlap(other, box_mask(10, 10, 30, 30)) == pytest.approx((iou, dice))
-
-
-def test_captions(show_results):
-    mask = box_mask(10, 10, 30, 30)
-    truth = {LV: mask, MYO: mask}
-    predictions = {LV: (box_mask(20, 10, 40, 30), 0.876), 3: (mask, 0.5)}
-    captions = [show_results.describe(category, truth, predictions) for category in (LV, MYO, 3, 4)]
-    assert captions == ['score 0.88  IoU 0.33  Dice 0.50', 'missed',
-                        'score 0.50  not in the ground truth', None]
-
-
 def test_instances_of_a_class_are_joined_and_crowds_left_out(show_results, case):
     file = case / 'ann.json'
     content = json.loads(file.read_text())
@@ -199,12 +114,6 @@ def test_choice_of_images(show_results):
     drawn = show_results.choose_images(Coco, 4, 0)
     assert drawn == show_results.choose_images(Coco, 4, 0) == sorted(set(drawn))
     assert any(show_results.choose_images(Coco, 4, seed) != drawn for seed in range(1, 5))
-
-
-def test_class_colours_are_distinct(show_results):
-    colours = np.array([to_rgb(colour) for colour in show_results.COLOURS])
-    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
-    assert distance[~np.eye(len(colours), dtype=bool)].min() > 0.2
 
 
 @pytest.mark.parametrize('predictions, message', [

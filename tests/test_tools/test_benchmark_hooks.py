@@ -1,0 +1,49 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from swin_ext.engine.hooks import GPUStatsHook
+
+NANO = Path(__file__).parents[2] / 'configs/mask_rcnn_swin-nano_cmr.py'
+
+
+@pytest.fixture(scope='module')
+def benchmark_hooks(load_tool):
+    return load_tool('benchmark_hooks')
+
+
+def run(benchmark_hooks, toy_cmr, *args):
+    return benchmark_hooks.main([
+        str(NANO), '--blocks', '2', '--block', '2', *args, '--cfg-options',
+        f'data_root={toy_cmr.root}', 'train_dataloader.batch_size=1', 'log_level=ERROR',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)'])
+
+
+def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, capsys):
+    out = tmp_path / 'new' / 'hooks.json'
+    report = run(benchmark_hooks, toy_cmr, '--json', str(out))
+    assert len(report['with_s']) == len(report['without_s']) == 4
+    medians = {mode: sorted(report[f'{mode}_s'])[1:3] for mode in ('with', 'without')}
+    share = 1 + report['thread_share']
+    assert report['ratio'] == pytest.approx(
+        share * sum(medians['with']) / sum(medians['without']))
+    assert {'GPUStatsHook', 'HistoryHook', 'ProgressBarHook'} <= report['hooks_us'].keys()
+    assert not {'LoggerHook', 'IterTimerHook'} & report['hooks_us'].keys()
+    assert all(len(seconds) == 4 for seconds in report['hooks_s'].values())
+    assert json.loads(out.read_text())['ratio'] == report['ratio']
+    assert f'ratio of the medians {report["ratio"]:.4f}' in capsys.readouterr().out
+
+
+def test_a_slow_hook_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsys):
+    def slow(self, runner, **kwargs):
+        time.sleep(0.3)
+
+    monkeypatch.setattr(GPUStatsHook, 'after_train_iter', slow)
+    monkeypatch.setattr(GPUStatsHook, '_report', lambda *args: None)
+    report = run(benchmark_hooks, toy_cmr)
+    medians = {mode: sum(sorted(report[f'{mode}_s'])[1:3]) / 2 for mode in ('with', 'without')}
+    assert medians['with'] - medians['without'] == pytest.approx(0.3, abs=0.1)
+    assert report['hooks_us']['GPUStatsHook']['median'] == pytest.approx(3e5, rel=0.1)
+    assert 'add more than 2% to the median step' in capsys.readouterr().err
