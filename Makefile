@@ -38,7 +38,7 @@ $(RUN)/trained: $(DATA)/phantom.json
 $(RUN)/predictions.segm.json: $(RUN)/trained
 	@echo '==> Testing the best checkpoint'
 	$(BIN)/mim test mmdet $(CONFIG) --checkpoint $(RUN)/best_*.pth --work-dir $(RUN)/test \
-	    --cfg-options data_root=$(DATA) test_evaluator.outfile_prefix=$(RUN)/predictions
+	    --cfg-options data_root=$(DATA) test_evaluator.0.outfile_prefix=$(RUN)/predictions
 
 $(RUN)/overlays.png: $(RUN)/predictions.segm.json
 	$(BIN)/python tools/show_results.py --ann $(DATA)/val.json --img-prefix $(DATA)/images \

@@ -1,3 +1,4 @@
-from .coco_metric import ClassOrderCocoMetric
+from .cmr_metric import CMRMetric
+from .fast_coco_metric import FastCocoMetric
 
-__all__ = ['ClassOrderCocoMetric']
+__all__ = ['CMRMetric', 'FastCocoMetric']
