@@ -5,14 +5,14 @@ data_root = '{{$CMR_DATA:data/cmr_phantom}}'
 image_scale = (800, 800)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadCMRImage'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomResize', scale=image_scale, ratio_range=(0.8, 1.2), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadCMRImage'),
     dict(type='Resize', scale=image_scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
@@ -30,6 +30,7 @@ train_dataloader = dict(
         ann_file='train.json',
         data_prefix=dict(img='images/'),
         filter_cfg=dict(filter_empty_gt=True),
+        other_splits=['val.json'],  # no patient may be in both
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=8,
@@ -44,5 +45,8 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='ClassOrderCocoMetric', metric=['bbox', 'segm'], classwise=True)
+val_evaluator = [
+    dict(type='FastCocoMetric', metric=['bbox', 'segm'], classwise=True),
+    dict(type='CMRMetric'),
+]
 test_evaluator = val_evaluator

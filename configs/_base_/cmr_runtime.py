@@ -6,19 +6,19 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='CheckpointHook',
-        by_epoch=False,
-        interval=200,
-        max_keep_ckpts=2,
-        save_best='coco/segm_mAP',
-        rule='greater'),
+    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=200, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='AdaptCheckpointHook'),
-    dict(type='CheckInvalidLossHook'),
+    dict(type='BestCheckpointHook', metric='coco/segm_mAP'),
+    dict(type='NonFiniteLossHook'),
+    dict(type='SamplePredictionsHook'),
+    dict(type='HistoryHook'),
+    dict(type='ResultsTableHook'),
+    dict(type='ProgressBarHook'),
+    dict(type='GPUStatsHook'),  # last: the time after it counts as waiting for data
 ]
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=20)
 

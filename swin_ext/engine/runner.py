@@ -1,9 +1,19 @@
-"""A runner that lets a config say its data folder, classes and epochs once."""
+"""A runner that lets a config say things once, and saves beside the training."""
 from __future__ import annotations
 
+import functools
+from unittest import mock
+
+import mmengine.runner.runner as mmengine_runner
+import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
+
+from .checkpoint_writer import CheckpointWriter, copy_to_cpu, remove_unfinished
+from .resumable import checkpoint_to_resume
 
 
 @RUNNERS.register_module()
@@ -15,6 +25,9 @@ class SwinExtRunner(Runner):
     once the config is complete: `data_root` to every data set that has none, `num_classes` to
     every part of the model that has one, `max_epochs` to the train loop and to schedulers that
     count `total_steps` in epochs.
+
+    Checkpoints are written by another thread, whole or not at all (see `CheckpointWriter`). The
+    end of `train`, also by an error, waits for it. Resuming takes the newest whole checkpoint.
     """
 
     @classmethod
@@ -31,6 +44,61 @@ class SwinExtRunner(Runner):
                 if 'total_steps' in scheduler and scheduler.get('by_epoch', True):
                     scheduler.total_steps = cfg.max_epochs
         return super().from_cfg(cfg)
+
+    def build_optim_wrapper(self, optim_wrapper):
+        # BackboneFreezeHook: the optimizer takes the parameters that are trainable by now.
+        self.call_hook('before_build_optim_wrapper')
+        return super().build_optim_wrapper(optim_wrapper)
+
+    @functools.cached_property
+    def checkpoint_writer(self) -> CheckpointWriter:
+        return CheckpointWriter()
+
+    def train(self) -> torch.nn.Module:
+        if is_main_process():
+            for name in remove_unfinished(self.work_dir):
+                self.logger.info(f'Removed {name}, which a run left that was killed while saving.')
+        try:
+            model = super().train()
+        except BaseException:
+            try:
+                self.checkpoint_writer.flush()
+            except Exception as error:  # must not hide why training ended
+                self.logger.error(error)
+            raise
+        self.checkpoint_writer.flush()
+        return model
+
+    def load_or_resume(self) -> None:
+        if self._resume and not self._has_loaded:
+            self._load_from = checkpoint_to_resume(self.work_dir, self._load_from)
+            if self._load_from is None:
+                return
+        super().load_or_resume()
+
+    @master_only
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        """Save as upstream does, but write local files in the background.
+
+        Raises:
+            CheckpointWriteError: If an earlier checkpoint could not be written.
+        """
+        # Upstream would copy what is on a GPU, and nothing that is not; the writer copies all.
+        with mock.patch.multiple(mmengine_runner, save_checkpoint=self._write_checkpoint,
+                                 weights_to_cpu=_as_it_is, apply_to=_as_it_is):
+            super().save_checkpoint(*args, **kwargs)
+
+    def _write_checkpoint(self, checkpoint: dict, path: str, file_client_args: dict | None = None,
+                          backend_args: dict | None = None) -> None:
+        if ('://' not in path and file_client_args is None
+                and isinstance(get_file_backend(path, backend_args=backend_args), LocalBackend)):
+            self.checkpoint_writer.save(checkpoint, path)
+        else:
+            save_checkpoint(copy_to_cpu(checkpoint), path, file_client_args, backend_args)
+
+
+def _as_it_is(value, *_):
+    return value
 
 
 def set_data_root(dataset: dict, data_root: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 
 # Added to the logits of token pairs that the cyclic shift brought together from opposite borders
@@ -129,11 +129,20 @@ def _may_use_functions(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad and not is_traced()
 
 
-class PositionBiasCache:
-    """Keeps a position bias for as long as the parameters it is made of stay as they are."""
+class PositionBiasCache(nn.Module):
+    """Keeps a position bias for as long as the parameters it is made of stay as they are.
+
+    Setting the mode forgets it too: weights that are exchanged through `Tensor.data`, as
+    MMEngine's `EMAHook` does around a validation, do not count as changed.
+    """
 
     def __init__(self):
+        super().__init__()
         self._version = self._bias = None
+
+    def train(self, mode: bool = True) -> PositionBiasCache:
+        self._version = self._bias = None
+        return super().train(mode)
 
     def get(self, parameters: Iterable[Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """Return `compute()`, which is called anew only where `parameters` may learn."""

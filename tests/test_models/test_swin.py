@@ -193,6 +193,10 @@ def test_position_bias_cache_follows_the_table():
                  if name == 'relative_position_bias_table'}
         attention.load_state_dict(state, strict=False)
         torch.testing.assert_close(attention.position_bias(), before + 3)
+        # Averaged weights are exchanged in this way before a validation.
+        attention.relative_position_bias_table.data.copy_(
+            attention.relative_position_bias_table - 3)
+        torch.testing.assert_close(attention.eval().position_bias(), before)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
