@@ -1,18 +1,12 @@
-"""A small training that writes logs, in one process or in two, for the hooks that watch it."""
+"""A small training that writes logs, in one process or (see `two_ranks`) in two."""
 from __future__ import annotations
 
 import copy
-import datetime
 import itertools
-import multiprocessing
 import os
-import socket
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
@@ -54,14 +48,6 @@ class Regression(BaseModel):
         return dict(loss_cls=out.square().mean(), loss_bbox=out.abs().mean())
 
 
-@MODEL_WRAPPERS.register_module()
-class GlooDistributedDataParallel(MMDistributedDataParallel):
-    """Without the number of a GPU, which mmengine's Runner always gives."""
-
-    def __init__(self, module, device_ids=None, **kwargs):
-        super().__init__(module, **kwargs)
-
-
 _count = itertools.count()
 
 
@@ -82,31 +68,5 @@ def make_runner(work_dir, hooks=(), dataset=None, max_epochs=2, val_interval=Non
             logger=dict(type='LoggerHook', interval=log_interval),
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
         custom_hooks=list(hooks), visualizer=copy.deepcopy(VISUALIZER), randomness=dict(seed=0),
-        cfg=dict(model_wrapper_cfg=dict(type='GlooDistributedDataParallel')),
+        cfg=dict(model_wrapper_cfg=dict(type='CPUDistributedDataParallel')),
         experiment_name=f'watched-{os.getpid()}-{next(_count)}', **kwargs)
-
-
-def log_of(runner) -> str:
-    """What a runner has logged."""
-    return next(Path(runner.log_dir).glob('*.log')).read_text()
-
-
-def run_on_two_ranks(function, folder: Path) -> list:
-    """Call `function(rank, folder)` in two processes that form a group; return their results."""
-    # A server that imports once, and has no autograd threads that forking would break.
-    multiprocessing.set_forkserver_preload(['swin_ext'])
-    torch.multiprocessing.start_processes(
-        _run_rank, (function, str(folder)), nprocs=2, start_method='forkserver')
-    return [torch.load(folder / f'rank_{rank}.pth') for rank in range(2)]
-
-
-def _run_rank(rank, function, folder):
-    torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)
-    if 'lo' in dict(map(reversed, socket.if_nameindex())):  # name resolution may need a network
-        os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60))
-    torch.save(function(rank, Path(folder)), Path(folder) / f'rank_{rank}.pth')
-    dist.destroy_process_group()

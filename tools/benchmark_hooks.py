@@ -1,4 +1,4 @@
-"""Measure what the hooks of this package add to a training step.
+"""Measure what the hooks of this package, and saving a checkpoint, add to a training step.
 
     python tools/benchmark_hooks.py configs/mask_rcnn_swin-nano_cmr.py \\
         --cfg-options data_root=data/cmr_phantom --json hooks.json
@@ -9,12 +9,17 @@ slows the machine slows both alike. Every step gets the same batch, loaded befor
 difference between images is measured; a step is everything from one to the next. Threads of this
 package run all the time: their processor time is added to the steps with hooks, as if training had
 waited for it. Checkpoints and validations are left out.
+
+Then steps alone, steps behind a copy of all weights and optimizer states in memory, and steps
+behind a checkpoint, which is written while they run, in random order.
 """
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
+import random
 import shlex
 import sys
 import tempfile
@@ -32,6 +37,7 @@ from tqdm import trange
 
 OWN = 'swin_ext'
 MODES = ('with', 'without')
+BEFORE_STEP = ('nothing', 'copy', 'checkpoint')
 WARM_UP = 5  # steps
 LIMIT = 1.02  # ratio of the medians
 
@@ -67,8 +73,10 @@ class AlternatingLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, num_blocks: int, block: int):
         super().__init__(runner, dataloader, max_epochs=1)
         self.num_blocks, self.block = num_blocks, block
-        self._max_iters = WARM_UP + len(MODES) * num_blocks * block
-        self.results = dict(with_s=[], without_s=[], hooks_s=defaultdict(list), thread_share=0.)
+        self._max_iters = WARM_UP + len(MODES) * num_blocks * block + (
+            len(BEFORE_STEP) * (num_blocks * block // 2))
+        self.results = dict(with_s=[], without_s=[], hooks_s=defaultdict(list), thread_share=0.,
+                            saving_s={})
 
     def run(self):
         runner = self.runner
@@ -96,10 +104,35 @@ class AlternatingLoop(EpochBasedTrainLoop):
                         self.results['hooks_s'][name].append(seconds)
         self.results['thread_share'] = (own_threads_seconds() - start_threads_s) / (
             time.perf_counter() - start_s)
+        hooks.with_ours = False
+        self.results['saving_s'] = self.time_saving(batch, synchronize)
         hooks.with_ours = True
         hooks('after_train_epoch')
         hooks('after_train')
         return runner.model
+
+
+    def time_saving(self, batch, synchronize) -> dict[str, list[float]]:
+        """Seconds of steps behind each of `BEFORE_STEP`."""
+        runner = self.runner
+        actions = dict(
+            nothing=lambda: None,
+            copy=lambda: copy.deepcopy((runner.model.state_dict(),
+                                        runner.optim_wrapper.state_dict())),
+            checkpoint=lambda: runner.save_checkpoint(runner.work_dir, 'benchmark.pth'))
+        seconds = {name: [] for name in BEFORE_STEP}
+        order = random.Random(0)
+        for _ in trange(self.num_blocks * self.block // 2, desc='saving'):
+            for name in order.sample(BEFORE_STEP, len(BEFORE_STEP)):
+                runner.checkpoint_writer.flush()
+                synchronize()
+                start = time.perf_counter()
+                kept = actions[name]()
+                self.run_iter(0, batch)
+                synchronize()
+                seconds[name].append(time.perf_counter() - start)
+                del kept
+        return seconds
 
 
 def own_threads_seconds() -> float:
@@ -113,7 +146,8 @@ def benchmark(cfg: Config, num_blocks: int, block: int) -> dict:
 
     Returns:
         `with_s`, `without_s`: seconds of each step; `hooks_s`: seconds in each of our hooks, by
-        name, for steps with them; `thread_share`: processor time of our threads by wall time.
+        name, for steps with them; `thread_share`: processor time of our threads by wall time;
+        `saving_s`: seconds of steps by what precedes them.
     """
     cfg.train_cfg = dict(type='AlternatingLoop', num_blocks=num_blocks, block=block)
     cfg.pop('max_epochs', None)
@@ -124,7 +158,10 @@ def benchmark(cfg: Config, num_blocks: int, block: int) -> dict:
     for split in ('val', 'test'):
         for part in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{part}'] = None
-    for hook in (*cfg.default_hooks.values(), *cfg.get('custom_hooks', ())):
+    # It waits for validations, and refuses to train without any.
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', ())
+                        if hook['type'] != 'BestCheckpointHook']
+    for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks):
         if 'Checkpoint' in hook['type'] and 'interval' in hook:
             hook.update(interval=sys.maxsize, save_last=False)
             hook.pop('save_best', None)
@@ -145,6 +182,8 @@ def summarise(results: dict) -> dict:
         hooks_us={name: dict(median=1e6 * float(np.median(seconds)),
                              mean=1e6 * sum(seconds) / steps)
                   for name, seconds in results['hooks_s'].items()},
+        saving_ms={name: 1000 * float(np.median(seconds))
+                   for name, seconds in results['saving_s'].items()},
         hooks_percent=100 * sum(map(sum, results['hooks_s'].values())) / sum(results['with_s']))
 
 
@@ -158,7 +197,9 @@ def table(summary: dict, steps: int) -> str:
         lines.append(f'| {name} | {values["median"]:.0f} | {values["mean"]:.0f} |')
     lines += ['', f'{steps} steps of each kind; ratio of the medians {summary["ratio"]:.4f}; '
               f'inside the hooks {summary["hooks_percent"]:.3f} % of the time, log lines included; '
-              f'in their threads {summary["threads_percent"]:.3f} %']
+              f'in their threads {summary["threads_percent"]:.3f} %',
+              '', '| step behind | median [ms] |', '| --- | --- |']
+    lines += [f'| {name} | {median:.1f} |' for name, median in summary['saving_ms'].items()]
     return '\n'.join(lines)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from swin_ext.engine import SwinExtRunner
 from swin_ext.engine.hooks import GPUStatsHook
 
 NANO = Path(__file__).parents[2] / 'configs/mask_rcnn_swin-nano_cmr.py'
@@ -34,6 +35,16 @@ def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, ca
     assert all(len(seconds) == 4 for seconds in report['hooks_s'].values())
     assert json.loads(out.read_text())['ratio'] == report['ratio']
     assert f'ratio of the medians {report["ratio"]:.4f}' in capsys.readouterr().out
+
+
+def test_a_slow_checkpoint_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsys):
+    monkeypatch.setattr(SwinExtRunner, 'save_checkpoint', lambda *args: time.sleep(0.3))
+    report = run(benchmark_hooks, toy_cmr)
+    assert {name: len(seconds) for name, seconds in report['saving_s'].items()} == dict(
+        nothing=2, copy=2, checkpoint=2)
+    added = report['saving_ms']['checkpoint'] - report['saving_ms']['nothing']
+    assert added == pytest.approx(300, abs=100)
+    assert f'| checkpoint | {report["saving_ms"]["checkpoint"]:.1f} |' in capsys.readouterr().out
 
 
 def test_a_slow_hook_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+from toy_log_lines import train_line, val_line
 
 from swin_ext.visualization.curves import series
 
@@ -17,16 +18,6 @@ from swin_ext.visualization.curves import series
 @pytest.fixture(scope='module')
 def plot_curves(load_tool):
     return load_tool('plot_curves')
-
-
-def train_line(step, **changes):
-    parts = dict(loss_rpn_cls=0.1, loss_rpn_bbox=0.2, loss_cls=0.4, loss_bbox=0.8, loss_mask=1.6)
-    return dict(dict(parts, loss=3.1, lr=step * 1e-3, iter=step, epoch=1, step=step), **changes)
-
-
-def val_line(step, bbox=0.5, segm=0.4):
-    return {'coco/bbox_mAP': bbox, 'coco/bbox_mAP_50': 2 * bbox, 'coco/segm_mAP': segm,
-            'coco/segm_mAP_50': 2 * segm, 'step': step}
 
 
 def write_run(work_dir, stamp, lines, tail=''):

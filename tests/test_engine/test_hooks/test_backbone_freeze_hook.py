@@ -10,13 +10,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
-from toy_detector import (
-    ToyDetector,
-    ToyImages,
-    log_of,
-    make_runner,
-    run_on_two_ranks,
-)
+from toy_detector import ToyDetector, ToyImages, make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 from swin_ext.engine.hooks import BackboneFreezeHook, backbone_freeze_hook
 from swin_ext.engine.safe_checkpoint import load_checkpoint_file

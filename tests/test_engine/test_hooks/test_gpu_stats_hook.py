@@ -11,7 +11,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_watched_run import Numbers, log_of, make_runner, run_on_two_ranks
+from toy_watched_run import Numbers, make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 from swin_ext.engine import device_stats
 from swin_ext.engine.device_stats import CPUReader, GPUReader, Sampler

@@ -8,7 +8,8 @@ import cv2
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from toy_watched_run import log_of, make_runner
+from toy_watched_run import make_runner
+from two_ranks import log_of
 
 from swin_ext.engine import history
 from swin_ext.engine.history import read_history

@@ -10,7 +10,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from toy_detector import ToyDetector, ToyImages, log_of, make_runner, run_on_two_ranks
+from toy_detector import ToyDetector, ToyImages, make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 from swin_ext.engine.hooks import NonFiniteLossHook
 from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossError

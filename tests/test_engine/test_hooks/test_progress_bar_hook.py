@@ -5,7 +5,8 @@ import re
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from toy_watched_run import log_of, make_runner, run_on_two_ranks
+from toy_watched_run import make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 from swin_ext.engine.hooks import GPUStatsHook, ProgressBarHook
 

@@ -12,7 +12,8 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import TensorboardVisBackend
 from pycocotools import mask as mask_utils
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_watched_run import Numbers, Regression, log_of, make_runner
+from toy_watched_run import Numbers, Regression, make_runner
+from two_ranks import log_of
 
 from swin_ext.engine.hooks import SamplePredictionsHook
 from swin_ext.engine.hooks.sample_predictions_hook import make_tile
