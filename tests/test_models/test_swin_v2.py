@@ -255,9 +255,10 @@ def test_position_bias_is_computed_once_in_evaluation():
         backbone.train()(images)
     assert len(calls) == 8
     calls.clear()
+    backbone.eval()
     with torch.no_grad():
         for _ in range(2):
-            backbone.eval()(images)
+            backbone(images)
     assert len(calls) == 4
 
 
