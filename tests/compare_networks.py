@@ -1,5 +1,11 @@
 """Comparing a network with its peer: outputs, and gradients of random projections of them."""
+import pytest
 import torch
+from mmengine.utils import digit_version
+
+CPU_AUTOCAST_DTYPES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.3'),
+    reason='float16 autocast on CPUs needs torch >= 2.3'))]
 
 
 def assert_same_outputs(actual, expected):

@@ -3,11 +3,15 @@ import functools
 import cv2
 import pytest
 import torch
-from compare_networks import assert_same_outputs, gradients, relative_error
+from compare_networks import (
+    CPU_AUTOCAST_DTYPES,
+    assert_same_outputs,
+    gradients,
+    relative_error,
+)
 from mmdet.models.backbones.swin import SwinTransformer
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.registry import MODELS
-from mmengine.utils import digit_version
 from torch import nn
 
 from swin_ext.models import SwinBackbone
@@ -199,11 +203,9 @@ def test_position_bias_cache_follows_the_table():
         torch.testing.assert_close(attention.eval().position_bias(), before)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', CPU_AUTOCAST_DTYPES)
 @torch.no_grad()
 def test_autocast_stays_close_to_fp32(dtype):
-    if dtype == torch.float16 and digit_version(torch.__version__) < digit_version('2.3'):
-        pytest.skip('float16 autocast on CPU needs torch >= 2.3')
     torch.manual_seed(0)
     backbone = SwinBackbone(arch=TINY, drop_path_rate=0.0).eval()
     images = torch.randn(1, 3, 64, 80)

@@ -5,7 +5,12 @@ from collections import defaultdict
 import pytest
 import torch
 import torchvision
-from compare_networks import assert_same_outputs, gradients, relative_error
+from compare_networks import (
+    CPU_AUTOCAST_DTYPES,
+    assert_same_outputs,
+    gradients,
+    relative_error,
+)
 from torch import nn
 from torchvision.models import swin_transformer as tv
 
@@ -274,7 +279,7 @@ def test_position_bias_cache_follows_the_parameters():
 
 
 @pytest.mark.parametrize('attn_impl', ['eager', 'sdpa'])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', CPU_AUTOCAST_DTYPES)
 def test_autocast_stays_close_to_fp32_and_finite(dtype, attn_impl):
     """Keys of padding are zero vectors, whose normalisation has no gradient that fp16 can hold."""
     backbone = randomise(SwinBackbone(

@@ -104,6 +104,7 @@ def write_dicom(path: Path, pixels: np.ndarray, number: int = 1, position: float
         for keyword, value in elements.items():
             if value is not None:
                 setattr(dataset, keyword, value)
+        dataset.is_little_endian, dataset.is_implicit_VR = True, False  # for pydicom 2
         dataset.PixelData = pixels.astype(np.int16).tobytes()
         dataset.save_as(path, write_like_original=False)
     return dataset
@@ -145,11 +146,12 @@ def write_segmentation(path: Path, sources: list, label_maps: np.ndarray) -> Non
     """DICOM-SEG of segments 1 LV, 2 Myo, 3 RV by highdicom; sources may be one multi-frame file."""
     import highdicom
     from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
 
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=number, segment_label=label,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_category=Code('91723000', 'SCT', 'Anatomical Structure'),
             segmented_property_type=codes.SCT.Heart,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.MANUAL)
         for number, label in enumerate(('LV', 'Myo', 'RV'), 1)]
