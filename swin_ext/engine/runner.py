@@ -50,6 +50,8 @@ class SwinExtRunner(Runner):
         self.call_hook('before_build_optim_wrapper')
         return super().build_optim_wrapper(optim_wrapper)
 
+    _formatted = None, None  # the config as it was, and its text
+
     @functools.cached_property
     def checkpoint_writer(self) -> CheckpointWriter:
         return CheckpointWriter()
@@ -84,9 +86,17 @@ class SwinExtRunner(Runner):
             CheckpointWriteError: If an earlier checkpoint could not be written.
         """
         # Upstream would copy what is on a GPU, and nothing that is not; the writer copies all.
+        # It would also format the config each time, which takes longer than the copy.
         with mock.patch.multiple(mmengine_runner, save_checkpoint=self._write_checkpoint,
-                                 weights_to_cpu=_as_it_is, apply_to=_as_it_is):
+                                 weights_to_cpu=_as_it_is, apply_to=_as_it_is), \
+                mock.patch.object(Config, 'pretty_text', self._config_text()):
             super().save_checkpoint(*args, **kwargs)
+
+    def _config_text(self) -> str:
+        content = repr(self.cfg)
+        if content != self._formatted[0]:
+            self._formatted = content, self.cfg.pretty_text
+        return self._formatted[1]
 
     def _write_checkpoint(self, checkpoint: dict, path: str, file_client_args: dict | None = None,
                           backend_args: dict | None = None) -> None:

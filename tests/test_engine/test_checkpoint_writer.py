@@ -137,6 +137,19 @@ def test_the_runner_saves_what_upstream_saves(tmp_path, hooks):
     assert_same(ours, upstream)
 
 
+def test_the_config_is_saved_as_it_is_by_then(tmp_path):
+    runner = make_runner(tmp_path)
+    runner.train()
+    for value in (1, 2):
+        runner.cfg.changed = value
+        runner.save_checkpoint(str(tmp_path), f'{value}.pth')
+    runner.checkpoint_writer.flush()
+    texts = [load_checkpoint_file(tmp_path / f'{value}.pth', 'cpu')['meta']['cfg']
+             for value in (1, 2)]
+    assert texts[1] == runner.cfg.pretty_text and 'changed = 2' in texts[1]
+    assert texts[0] == texts[1].replace('changed = 2', 'changed = 1')
+
+
 def test_remote_files_are_written_as_upstream_does(tmp_path, monkeypatch):
     runner = make_runner(tmp_path)
     runner.train()
