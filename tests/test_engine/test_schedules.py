@@ -110,6 +110,16 @@ def test_one_cycle_peaks_at_the_rate_of_each_group(tmp_path):
     assert lrs_of(recorder)[2].tolist() == pytest.approx([0.2, 0.02, 0.02])
 
 
+def test_one_cycle_with_a_warm_up_of_one_iteration(tmp_path):
+    """Where upstream divides by zero."""
+    _, recorder = train(tmp_path, model=TwoParts(), optim_wrapper=TwoParts.optim_wrapper,
+                        param_scheduler=piece('one_cycle', pct_start=1 / MAX_ITERS))
+    start, end = 0.2 / 25, 0.2 / 25 / 1e4
+    falling = np.cos(np.pi * np.arange(1, MAX_ITERS) / (MAX_ITERS - 1))
+    expected = [start, *(end + (0.2 - end) * (1 + falling) / 2)]
+    np.testing.assert_allclose(lrs_of(recorder)[:, 0], expected, rtol=1e-4, atol=1e-7)
+
+
 def test_warmup_step_is_at_its_closed_form(tmp_path):
     _, recorder = train(tmp_path, model=TwoParts(), optim_wrapper=TwoParts.optim_wrapper,
                         param_scheduler=piece('warmup_step', warmup=0.25),

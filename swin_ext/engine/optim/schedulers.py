@@ -20,17 +20,23 @@ class GroupOneCycleLR(OneCycleLR):
 
     Args:
         optimizer: Its learning rates are those of the peak.
-        kwargs: As for `OneCycleLR`: `pct_start`, `anneal_strategy`, `div_factor`,
-            `final_div_factor`, `three_phase`; but neither `eta_max` nor `total_steps`.
+        end: Length of the run, behind `begin`.
+        pct_start: Fraction of the run before the peak.
+        kwargs: As for `OneCycleLR`: `anneal_strategy`, `div_factor`, `final_div_factor`,
+            `three_phase`; but neither `eta_max` nor `total_steps`.
     """
 
-    def __init__(self, optimizer: BaseOptimWrapper, **kwargs):
+    def __init__(self, optimizer: BaseOptimWrapper, *, end: int, begin: int = 0,
+                 pct_start: float = 0.3, **kwargs):
         for key in ('eta_max', 'total_steps'):
             if kwargs.pop(key, None) is not None:
                 raise ValueError(f'GroupOneCycleLR takes no {key}: the peak is optimizer.lr, the '
                                  'length that of the run.')
         peaks = [group['lr'] for group in optimizer.param_groups]
-        super().__init__(optimizer, eta_max=peaks, **kwargs)
+        if pct_start * (end - begin) == 1:  # upstream divides by the length of the warm-up less 1
+            pct_start *= 1 + 1e-6
+        super().__init__(optimizer, eta_max=peaks, begin=begin, end=end, pct_start=pct_start,
+                         **kwargs)
 
 
 @PARAM_SCHEDULERS.register_module()
