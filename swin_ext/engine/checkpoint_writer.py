@@ -6,7 +6,6 @@ import copy
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from mmengine.runner import Runner
 ASIDE = '.saving'  # suffix of a file that is being written
 LAST_CHECKPOINT = 'last_checkpoint'  # file in the work dir that names the newest checkpoint
 LONG_WAIT_SECONDS = 1.0
-LOW_PRIORITY = 19  # niceness
 
 
 class CheckpointWriteError(RuntimeError):
@@ -39,8 +37,7 @@ class CheckpointWriter:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix='checkpoint_writer', initializer=_yield_to_training)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='checkpoint_writer')
         self._failure: Exception | None = None
 
     def save(self, checkpoint: dict, path: str | os.PathLike) -> None:
@@ -82,12 +79,6 @@ class CheckpointWriter:
                 action(*args)
             except Exception as error:
                 self._failure = error
-
-
-def _yield_to_training() -> None:
-    """Give this thread what the others leave of the processor: they need not wait for it."""
-    with contextlib.suppress(AttributeError, OSError):  # Linux alone has priorities of threads
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:

@@ -1,6 +1,7 @@
 """A training that is killed at any moment is resumed, and ends as if it had not been."""
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -16,6 +17,8 @@ from toy_training import make_runner
 from swin_ext.engine import checkpoint_writer
 
 NUM_ITERATIONS = 60
+NUM_PASSES = 120  # 60 of training, and 10 in each of 6 validations
+PROGRESS = 'progress'  # file with the number of forward passes
 SECONDS_PER_WRITE = 0.0001  # slows the disk down, for kills to come amid saves
 
 
@@ -35,9 +38,10 @@ def train(work_dir: Path, resume: bool) -> None:
         hooks=[dict(type='BestCheckpointHook', metric='toy/loss'), dict(type='EMAHook')],
         experiment_name=f'fault-{os.getpid()}')
     forward = runner.model.forward
+    calls = itertools.count(1)
 
     def slow_forward(*args, **kwargs):
-        (work_dir / 'began').touch()
+        (work_dir / PROGRESS).write_text(str(next(calls)))
         time.sleep(0.008)
         return forward(*args, **kwargs)
 
@@ -61,14 +65,12 @@ def start():
 
 @pytest.fixture(scope='module')
 def uninterrupted(start, tmp_path_factory):
-    """Work dir, and the seconds from the first iteration to the end."""
+    """Work dir of a training that nobody killed."""
     work_dir = tmp_path_factory.mktemp('uninterrupted')
     process = start(work_dir, False)
-    wait_for_training(process, work_dir)
-    begin = time.monotonic()
     process.join()
     assert process.exitcode == 0
-    return work_dir, time.monotonic() - begin
+    return work_dir
 
 
 def state_of(work_dir: Path) -> tuple[dict, list[str]]:
@@ -89,37 +91,39 @@ def assert_all_whole(work_dir: Path) -> None:
         assert Path(pointer.read_text()).is_file()
 
 
-def wait_for_training(process, work_dir: Path) -> None:
-    while process.is_alive() and not (work_dir / 'began').exists():
-        time.sleep(0.001)
+def passes_done(work_dir: Path) -> int:
+    try:
+        return int((work_dir / PROGRESS).read_text() or 0)
+    except FileNotFoundError:
+        return 0
 
 
-def kill_amid(process, work_dir: Path, seconds: float, in_save: bool) -> bool:
-    """Kill `seconds` after the first iteration or, if asked, within the next save after that.
+def kill_amid(process, work_dir: Path, passes: int, seconds: float, in_save: bool) -> bool:
+    """Kill `seconds` after that many forward passes or, if asked, within the next save after that.
 
     Returns:
         Whether an unfinished file was there at the kill.
     """
-    wait_for_training(process, work_dir)
+    while process.is_alive() and passes_done(work_dir) < passes:
+        time.sleep(0.001)
     process.join(seconds)
     if in_save:
         while process.is_alive() and not list(work_dir.glob('*.saving')):
             time.sleep(0.0002)
-        time.sleep(seconds % 0.03)
+        time.sleep(seconds)
     process.kill()
     process.join()
     return bool(list(work_dir.glob('*.saving')))
 
 
 def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
-    whole_dir, whole_seconds = uninterrupted
     rng = random.Random(num_kills)
     num_early = num_in_save = num_late = 0
     for kill in range(num_kills):
         work_dir = tmp_path / str(kill)
         process = start(work_dir, False)
-        num_in_save += kill_amid(
-            process, work_dir, rng.random() * whole_seconds, in_save=kill % 2 == 0)
+        num_in_save += kill_amid(process, work_dir, rng.randint(1, NUM_PASSES),
+                                 rng.random() * 0.03, in_save=kill % 2 == 0)
         num_late += process.exitcode == 0
         assert process.exitcode in (0, -9)
         assert_all_whole(work_dir)
@@ -128,7 +132,7 @@ def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
         process.join()
         assert process.exitcode == 0, f'kill number {kill}'
         assert_all_whole(work_dir)
-        (final, files), (expected, expected_files) = state_of(work_dir), state_of(whole_dir)
+        (final, files), (expected, expected_files) = state_of(work_dir), state_of(uninterrupted)
         assert files == expected_files, f'kill number {kill}'
         for part in ('state_dict', 'ema_state_dict'):
             for name, value in expected[part].items():
