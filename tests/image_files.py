@@ -4,7 +4,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import pytest
 
 EXPLICIT_LITTLE_ENDIAN = '1.2.840.10008.1.2.1'
 RLE_LOSSLESS = '1.2.840.10008.1.2.5'
@@ -12,7 +11,7 @@ RLE_LOSSLESS = '1.2.840.10008.1.2.5'
 
 def make_dicom(pixels: np.ndarray, **elements):
     """MR image as a pydicom data set; pixels of shape (H, W), (frames, H, W) or (H, W, 3)."""
-    pydicom = pytest.importorskip('pydicom')
+    import pydicom
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.UID(EXPLICIT_LITTLE_ENDIAN)
     meta.MediaStorageSOPClassUID = pydicom.uid.UID('1.2.840.10008.5.1.4.1.1.4')
@@ -52,7 +51,7 @@ def dicom_bytes(dataset) -> bytes:
 
 def nifti_bytes(array: np.ndarray, slope: float = 1., intercept: float = 0.) -> bytes:
     """Bytes of an uncompressed NIfTI-1 file, array indexed as [x, y, z, t]."""
-    nibabel = pytest.importorskip('nibabel')
+    import nibabel
     image = nibabel.Nifti1Image(array, np.eye(4), dtype=array.dtype)
     image.header.set_slope_inter(slope, intercept)
     return image.to_bytes()

@@ -329,7 +329,8 @@ def instance_sizes(split: Split) -> tuple[dict[str, list[float]], bool]:
         if name in sizes and annotation.get('segmentation'):
             image = images[annotation['image_id']]
             height, width = spacings[image['id']] if in_cm2 else (1, 1)
-            pixels = int(mask_utils.area(to_rle(annotation['segmentation'], image)))
+            pixels = int(mask_utils.area(to_rle(
+                annotation['segmentation'], image['height'], image['width'])))
             sizes[name].append(pixels * height * width / (100 if in_cm2 else 1))
     return sizes, in_cm2
 
@@ -375,11 +376,11 @@ def draw_contact_sheet(split: Split, num: int) -> Figure:
         ax.set_axis_off()
     for ax, index in zip(axes, indices):
         info = split.dataset.get_data_info(int(index))
-        size = dict(height=info['height'], width=info['width'])
         masks = {}
         for instance in info['instances']:
             if 'mask' in instance:
-                mask = mask_utils.decode(to_rle(instance['mask'], size)).astype(bool)
+                mask = mask_utils.decode(
+                    to_rle(instance['mask'], info['height'], info['width'])).astype(bool)
                 label = instance['bbox_label']
                 masks[label] = (masks[label][0] | mask if label in masks else mask, 1.)
         try:

@@ -100,7 +100,8 @@ def check_masks(content: dict, severities: dict[str, str],
                    and not a.get('iscrowd')]
     if not annotations:
         return []
-    rles = [to_rle(a['segmentation'], images[a['image_id']]) for a in annotations]
+    rles = [to_rle(a['segmentation'], images[a['image_id']]['height'],
+                   images[a['image_id']]['width']) for a in annotations]
     mask_boxes = np.asarray(mask_utils.toBbox(rles)).reshape(-1, 4)
     is_empty = mask_boxes[:, 2] == 0
 
@@ -154,9 +155,8 @@ def name_annotation(annotation: dict, image: dict) -> str:
     return f'annotation {annotation["id"]} (image {image["id"]}, {image["file_name"]}): '
 
 
-def to_rle(segmentation: dict | list, image: dict) -> dict:
+def to_rle(segmentation: dict | list, height: int, width: int) -> dict:
     """Return a COCO segmentation of any kind as compressed RLE."""
-    height, width = image['height'], image['width']
     if isinstance(segmentation, list):
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if isinstance(segmentation['counts'], list):

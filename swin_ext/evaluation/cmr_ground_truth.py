@@ -10,6 +10,10 @@ import pycocotools.mask
 from mmengine.fileio import load
 from mmengine.logging import print_log
 
+from swin_ext.datasets.dataset_checks import to_rle
+
+from .samples import category_ids
+
 
 @dataclass(frozen=True)
 class CMRImage:
@@ -65,11 +69,7 @@ class CMRGroundTruth:
                  slice_spacing_mm: float | None = None, backend_args: dict | None = None):
         content = load(ann_file, file_format='json', backend_args=backend_args)
         self.ann_file = ann_file
-        ids = {category['name']: category['id'] for category in content['categories']}
-        missing = [name for name in classes if name not in ids]
-        if missing:
-            raise ValueError(f'{ann_file} has no category {missing}; it has {list(ids)}, the data '
-                             f'set {list(classes)}.')
+        ids = category_ids(content, classes, ann_file)
         self._label_of_category = {ids[name]: label for label, name in enumerate(classes)}
         self.images = {image['id']: self._parse_image(image, slice_spacing_mm)
                        for image in content['images']}
@@ -98,15 +98,11 @@ class CMRGroundTruth:
             label = self._label_of_category.get(annotation['category_id'])
             if label is None:
                 continue
-            rle = annotation.get('segmentation')
+            segmentation = annotation.get('segmentation')
             where = f'{self.ann_file}: annotation {annotation["id"]} of image {image.id!r}'
-            if not rle:
+            if not segmentation:
                 raise ValueError(f'{where} has no segmentation.')
-            if isinstance(rle, list):  # polygons
-                rle = pycocotools.mask.merge(
-                    pycocotools.mask.frPyObjects(rle, image.height, image.width))
-            elif isinstance(rle['counts'], list):
-                rle = pycocotools.mask.frPyObjects(rle, *rle['size'])
+            rle = to_rle(segmentation, image.height, image.width)
             if list(rle['size']) != [image.height, image.width]:
                 raise ValueError(f'{where} has a mask of {rle["size"]} pixels, but the image has '
                                  f'{[image.height, image.width]}.')

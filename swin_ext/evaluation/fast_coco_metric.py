@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
-from .samples import check_prediction, drop_duplicates, require
+from .samples import category_ids, check_prediction, drop_duplicates, require
 
 # The figures of COCOeval.stats, in its order: average precision, then average recall.
 PRECISION_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -158,11 +158,7 @@ class FastCocoMetric(CocoMetric):
             content = samples_to_coco(gts, classes)
         else:
             content = load(ann_file, file_format='json', backend_args=self.backend_args)
-        ids = {category['name']: category['id'] for category in content['categories']}
-        missing = [name for name in classes if name not in ids]
-        if missing:
-            raise ValueError(f'The ground truth of the metric has no category {missing}; it has '
-                             f'{list(ids)}, the data set {list(classes)}.')
+        ids = category_ids(content, classes, 'The ground truth of the metric')
         in_file = [name for name in ids if name in classes]
         if 'ann_file' not in self.dataset_meta and in_file != list(classes):
             raise ValueError(

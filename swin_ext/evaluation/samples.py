@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,20 @@ def require(module: str, user: str) -> None:
     if importlib.util.find_spec(module) is None:
         package = module.replace('_', '-')
         raise ModuleNotFoundError(f'{user} needs {package}: pip install {package}')
+
+
+def category_ids(content: dict, classes: Sequence[str], source: str) -> dict[str, int]:
+    """Category ids of a COCO file by name, in the order of the file.
+
+    Raises:
+        ValueError: If one of `classes` is no category of it.
+    """
+    ids = {category['name']: category['id'] for category in content['categories']}
+    missing = [name for name in classes if name not in ids]
+    if missing:
+        raise ValueError(f'{source} has no category {missing}; it has {list(ids)}, the data set '
+                         f'{list(classes)}.')
+    return ids
 
 
 def check_prediction(prediction: dict, num_classes: int) -> None:

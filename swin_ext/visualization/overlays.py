@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from swin_ext.evaluation.clinical import compare_masks
+
 # Colour-blind safe and far from grey: Okabe and Ito, https://jfly.uni-koeln.de/color/.
 COLOURS = ('#D55E00', '#009E73', '#56B4E9', '#F0E442', '#CC79A7', '#0072B2', '#E69F00')
 FILL_OPACITY = 0.3
@@ -39,9 +41,8 @@ class Tile(NamedTuple):
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Intersection over union and Dice coefficient of two boolean masks, not both empty."""
-    intersection = np.logical_and(mask, other).sum()
-    size = mask.sum() + other.sum()
-    return float(intersection / (size - intersection)), float(2 * intersection / size)
+    scores = compare_masks(mask, other, (1, 1), distances=False)
+    return scores['jaccard'], scores['dice']
 
 
 def blend(image: np.ndarray, masks: dict[int, np.ndarray],

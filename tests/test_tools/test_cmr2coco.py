@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'test_datasets' / 'test_conversion'))
-from cmr_files import (  # noqa: E402
+from cmr_files import (
     contents,
     read_coco,
     write_contour_patient,
@@ -16,9 +16,6 @@ from cmr_files import (  # noqa: E402
     write_png_patient,
     write_segmentation_patient,
 )
-
-pytest.importorskip('nibabel')
-pytest.importorskip('pydicom')
 
 NIFTI = ['nifti', '{root}', '--image', '{patient}/sa_{phase}.nii.gz', '--label',
          '{patient}/seg_sa_{phase}.nii.gz', '--labels', '1=LV,2=Myo,4=RV']

@@ -1,11 +1,13 @@
 """Join the JSON-lines files of studies into COCO files, one line in memory at a time."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from .coco_writer import study_file
 
@@ -27,23 +29,30 @@ def merge_studies(out: Path, name: str, patient_ids: list[str], classes: tuple[s
         Number of images, and of instances by class.
     """
     path = out / f'{name}.json'
-    aside = out / f'.{name}.json.partial'
     categories = [dict(id=index, name=name) for index, name in enumerate(classes, 1)]
+    with written_aside(path) as file:
+        file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n'
+                   '"images": [')
+        images = write_list(file, (
+            dict(id=image_id, **line['image'])
+            for image_id, line in enumerate(_slices(out, patient_ids), 1)))
+        file.write('],\n"annotations": [')
+        instances = Counter()
+        write_list(file, _annotations(out, patient_ids, classes, instances))
+        file.write(']}\n')
+    return images, instances
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[TextIO]:
+    """Open a text file beside `path`, which takes its place once all has been written."""
+    aside = path.with_name(f'.{path.name}.partial')
     try:
         with open(aside, 'w', encoding='utf-8') as file:
-            file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n'
-                       '"images": [')
-            images = write_list(file, (
-                dict(id=image_id, **line['image'])
-                for image_id, line in enumerate(_slices(out, patient_ids), 1)))
-            file.write('],\n"annotations": [')
-            instances = Counter()
-            write_list(file, _annotations(out, patient_ids, classes, instances))
-            file.write(']}\n')
+            yield file
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    return images, instances
 
 
 def write_list(file, entries: Iterator[dict]) -> int:

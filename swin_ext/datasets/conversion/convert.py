@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .coco_merge import merge_studies, read_study_header
+from .coco_merge import merge_studies, read_study_header, written_aside
 from .coco_writer import Settings, study_file, write_study
 from .splits import split_patients
 from .study import ConversionError, Study, sha256_of
@@ -212,12 +212,8 @@ def clear_folder(out: Path) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    aside = path.with_name(f'.{path.name}.partial')
-    try:
-        aside.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as file:
+        file.write(json.dumps(content, indent=2) + '\n')
 
 
 def run(todo: list[tuple], workers: int) -> Iterator[tuple[str, ConversionError | None]]:

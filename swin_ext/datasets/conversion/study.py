@@ -1,13 +1,14 @@
 """What the readers hand to the writer: studies, labelled slices, classes and errors."""
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from swin_ext.engine import download
 
 
 class ConversionError(ValueError):
@@ -167,17 +168,13 @@ class Study:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces.
+    """Hexadecimal SHA-256 of a file of the study.
 
     Raises:
         ConversionError: If the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, 'rb') as file:
-            for piece in iter(lambda: file.read(1 << 20), b''):
-                digest.update(piece)
+        return download.sha256_of(path)
     except OSError as error:
         raise ConversionError('the file cannot be read', 'Check that it exists and its permissions',
                               path) from error
-    return digest.hexdigest()

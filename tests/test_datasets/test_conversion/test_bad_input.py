@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
+import pydicom
 import pytest
-
-nibabel = pytest.importorskip('nibabel')
-pydicom = pytest.importorskip('pydicom')
-from cmr_files import (  # noqa: E402
+from cmr_files import (
     AFFINE,
     HEIGHT,
     WIDTH,
@@ -33,10 +32,10 @@ from cmr_files import (  # noqa: E402
     write_segmentation_patient,
 )
 
-from swin_ext.datasets.conversion import dicom, nifti, png  # noqa: E402
-from swin_ext.datasets.conversion.coco_writer import Settings  # noqa: E402
-from swin_ext.datasets.conversion.convert import Split, convert  # noqa: E402
-from swin_ext.datasets.conversion.study import ConversionError, LabelMap, Study  # noqa: E402
+from swin_ext.datasets.conversion import dicom, nifti, png
+from swin_ext.datasets.conversion.coco_writer import Settings
+from swin_ext.datasets.conversion.convert import Split, convert
+from swin_ext.datasets.conversion.study import ConversionError, LabelMap, Study
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
-
-pydicom = pytest.importorskip('pydicom')
-from cmr_files import (  # noqa: E402
+from cmr_files import (
     ED_NUMBERS,
     ES_NUMBERS,
     HEIGHT,
@@ -23,11 +22,11 @@ from cmr_files import (  # noqa: E402
     write_segmentation_patient,
 )
 
-from swin_ext.datasets.cmr_image_io import read_frame  # noqa: E402
-from swin_ext.datasets.conversion import dicom  # noqa: E402
-from swin_ext.datasets.conversion.coco_writer import Settings  # noqa: E402
-from swin_ext.datasets.conversion.convert import Split, convert  # noqa: E402
-from swin_ext.datasets.conversion.study import LabelMap  # noqa: E402
+from swin_ext.datasets.cmr_image_io import read_frame
+from swin_ext.datasets.conversion import dicom
+from swin_ext.datasets.conversion.coco_writer import Settings
+from swin_ext.datasets.conversion.convert import Split, convert
+from swin_ext.datasets.conversion.study import LabelMap
 
 
 def run(root: Path, out: Path, labels='1=LV,2=Myo', contours='contours/{patient}',

@@ -5,11 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 import pytest
-
-nibabel = pytest.importorskip('nibabel')
-from cmr_files import (  # noqa: E402
+from cmr_files import (
     AFFINE,
     HEIGHT,
     WIDTH,
@@ -22,11 +21,11 @@ from cmr_files import (  # noqa: E402
     write_nifti_patient,
 )
 
-from swin_ext.datasets.cmr_image_io import read_frame  # noqa: E402
-from swin_ext.datasets.conversion import nifti  # noqa: E402
-from swin_ext.datasets.conversion.coco_writer import Settings  # noqa: E402
-from swin_ext.datasets.conversion.convert import Split, convert  # noqa: E402
-from swin_ext.datasets.conversion.study import LabelMap  # noqa: E402
+from swin_ext.datasets.cmr_image_io import read_frame
+from swin_ext.datasets.conversion import nifti
+from swin_ext.datasets.conversion.coco_writer import Settings
+from swin_ext.datasets.conversion.convert import Split, convert
+from swin_ext.datasets.conversion.study import LabelMap
 
 IMAGE, LABEL = '{patient}/sa_{phase}.nii.gz', '{patient}/seg_sa_{phase}.nii.gz'
 LABELS = LabelMap.parse('1=LV,2=Myo,4=RV')

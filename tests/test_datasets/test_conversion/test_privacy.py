@@ -3,12 +3,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
-
-nibabel = pytest.importorskip('nibabel')
-pydicom = pytest.importorskip('pydicom')
-from cmr_files import (  # noqa: E402
+from cmr_files import (
     IDENTIFYING,
     UID_ROOT,
     contents,
@@ -18,10 +17,10 @@ from cmr_files import (  # noqa: E402
     write_segmentation_patient,
 )
 
-from swin_ext.datasets.conversion import dicom, nifti, png  # noqa: E402
-from swin_ext.datasets.conversion.coco_writer import Settings  # noqa: E402
-from swin_ext.datasets.conversion.convert import Split, convert  # noqa: E402
-from swin_ext.datasets.conversion.study import LabelMap  # noqa: E402
+from swin_ext.datasets.conversion import dicom, nifti, png
+from swin_ext.datasets.conversion.coco_writer import Settings
+from swin_ext.datasets.conversion.convert import Split, convert
+from swin_ext.datasets.conversion.study import LabelMap
 
 HEADER_SECRETS = [*IDENTIFYING.values(), 'PLANTED', UID_ROOT]
 

@@ -14,12 +14,10 @@ import numpy as np
 import pytest
 from cmr_files import read_coco
 
-pytest.importorskip('nibabel')
-pytest.importorskip('pydicom')
-from swin_ext.datasets.conversion import dicom, nifti, png  # noqa: E402
-from swin_ext.datasets.conversion.coco_writer import Settings  # noqa: E402
-from swin_ext.datasets.conversion.convert import Split, convert  # noqa: E402
-from swin_ext.datasets.conversion.study import LabelMap  # noqa: E402
+from swin_ext.datasets.conversion import dicom, nifti, png
+from swin_ext.datasets.conversion.coco_writer import Settings
+from swin_ext.datasets.conversion.convert import Split, convert
+from swin_ext.datasets.conversion.study import LabelMap
 
 
 def mask_of(image: dict, name: str) -> np.ndarray:
