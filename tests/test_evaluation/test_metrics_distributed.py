@@ -1,16 +1,16 @@
 """Both metrics on two processes, whose sampler pads the last batch with an image seen before."""
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
+import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 from test_cmr_metric import CLASSES, Study
+from two_ranks import run_on_two_ranks
 
-from swin_ext.evaluation import FastCocoMetric
+from swin_ext.evaluation import CMRMetric, FastCocoMetric
 
 
 @pytest.fixture
@@ -23,48 +23,31 @@ def study(tmp_path):
         study.content['annotations'] = [
             a for a in study.content['annotations'] if a['image_id'] != image['id']]
         del study.pred[image['id']]
+    study.path.write_text(json.dumps(study.content))
     return study
 
 
-def metrics(study):
-    coco = FastCocoMetric(metric='segm', classwise=True)
-    coco.dataset_meta = dict(classes=CLASSES, ann_file=str(study.path))
-    return [study.metric(), coco]
-
-
-def run_rank(rank, port, study, samples, queue):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+def evaluate(ann_file: Path, samples: list) -> dict:
+    """Figures of both metrics, for which all processes together have seen nine images."""
     figures = {}
-    for metric in metrics(study):
+    for metric in (CMRMetric(), FastCocoMetric(metric='segm', classwise=True)):
+        metric.dataset_meta = dict(classes=CLASSES, ann_file=str(ann_file))
         for sample in samples:
             metric.process({}, [sample])
         figures.update(metric.evaluate(9))
-    queue.put((rank, figures))
-    dist.destroy_process_group()
+    return {key: float(value) for key, value in figures.items()}
 
 
-def test_two_processes_have_the_figures_of_one(study):
+def evaluate_share(rank, folder, ann_file, shares):
+    return evaluate(ann_file, shares[rank])
+
+
+def test_two_processes_have_the_figures_of_one(study, tmp_path):
     samples = study.samples()
-    expected = {}
-    for metric in metrics(study):
-        metric.process({}, samples)
-        expected.update(metric.evaluate(len(samples)))
-
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context('fork')
-    queue = context.Queue()
+    expected = evaluate(study.path, samples)
     shares = samples[0::2], [*samples[1::2], samples[0]]  # of DefaultSampler
-    processes = [context.Process(target=run_rank, args=(rank, port, study, shares[rank], queue))
-                 for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    figures = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(30)
-        assert process.exitcode == 0
+    figures = run_on_two_ranks(
+        partial(evaluate_share, ann_file=study.path, shares=shares), tmp_path)
     assert figures[0].keys() == figures[1].keys() == expected.keys()
     for rank in (0, 1):
         for key, value in expected.items():

@@ -1,19 +1,14 @@
 """Freezing, and what is drawn at random, on two processes of `DistributedDataParallel`."""
 from __future__ import annotations
 
-import datetime
 import logging
-import multiprocessing
-import os
-import socket
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from two_ranks import run_on_two_ranks
 
 from swin_ext.engine.hooks.adapt_checkpoint_hook import remap_heads
 from swin_ext.models import SwinBackbone
@@ -85,13 +80,7 @@ def train_single(model):
 FROZEN_STAGES = [-1, 0, 2, 4]
 
 
-def run_rank(rank, folder):
-    torch.set_num_threads(1)
-    if 'lo' in dict(map(reversed, socket.if_nameindex())):  # name resolution may need a network
-        os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=120))
+def train_rank(rank, folder):
     results = {}
     for frozen_stages in FROZEN_STAGES:
         model = make_detector(frozen_stages=frozen_stages)
@@ -107,19 +96,13 @@ def run_rank(rank, folder):
         train_wrapped(model, rank)
     except RuntimeError as error:
         results['mmdet'] = str(error)
-    torch.save(results, Path(folder) / f'rank_{rank}.pth')
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     """What each of the two processes found."""
-    folder = tmp_path_factory.mktemp('distributed')
-    # A server that imports once, and has no autograd threads that forking would break.
-    multiprocessing.set_forkserver_preload(['swin_ext', 'mmdet.models.backbones.swin'])
-    torch.multiprocessing.start_processes(
-        run_rank, (str(folder), ), nprocs=2, start_method='forkserver')
-    return [torch.load(folder / f'rank_{rank}.pth') for rank in range(2)]
+    return run_on_two_ranks(train_rank, tmp_path_factory.mktemp('distributed'))
 
 
 @pytest.mark.parametrize('frozen_stages', FROZEN_STAGES)
