@@ -59,10 +59,9 @@ class CheckpointWriter:
         self._thread.submit(self._run, action, args)
 
     def check(self) -> None:
-        """Raise the failure of an earlier save, without waiting for any."""
+        """Raise the failure of an earlier save; without one, wait for nothing."""
         if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+            self.flush()
 
     def flush(self) -> None:
         """Wait until all that is queued is on the disk.
@@ -71,7 +70,9 @@ class CheckpointWriter:
             CheckpointWriteError: If a checkpoint could not be written.
         """
         self._thread.submit(int).result()
-        self.check()
+        if self._failure is not None:  # and all that was queued behind it has been left out
+            failure, self._failure = self._failure, None
+            raise failure
 
     def _run(self, action: Callable, args: tuple) -> None:
         if self._failure is None:

@@ -297,6 +297,24 @@ def test_full_disk(writer, file_size_limit, tmp_path, size):
     assert (tmp_path / 'new.pth').exists()
 
 
+@pytest.mark.parametrize('ask', ['check', 'flush'])
+def test_what_is_queued_behind_a_failure_is_left_out_whenever_one_asks(writer, tmp_path, ask):
+    """The writer's thread is held between the failure and what is queued behind it."""
+    (tmp_path / 'file').touch()
+    go_on = threading.Event()
+    writer.save(dict(a=1), tmp_path / 'file/no_folder.pth')
+    writer._thread.submit(go_on.wait)
+    writer.then(os.remove, tmp_path / 'file')
+    while writer._failure is None:
+        time.sleep(0.001)
+    threading.Timer(0.3, go_on.set).start()
+    with pytest.raises(CheckpointWriteError, match='no_folder.pth was not written'):
+        getattr(writer, ask)()
+    go_on.wait()
+    writer.flush()
+    assert (tmp_path / 'file').exists()
+
+
 def test_a_disk_that_is_full_ends_training_with_the_old_checkpoint(tmp_path, monkeypatch):
     real_write = checkpoint_writer._WholeWrites.write
 
