@@ -1,8 +1,6 @@
 """Resumed runs against the uninterrupted one, to the last bit."""
 from __future__ import annotations
 
-import datetime
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from torch.utils.data import DataLoader, IterableDataset
 from toy_noisy_training import EPOCH, MAX_ITERS, MeanValue, NoisyDataset, make_runner, train
+from two_ranks import run_on_two_ranks
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ONE_CYCLE = [dict(type='GroupOneCycleLR', pct_start=0.3, convert_to_iter_based=True),
@@ -185,8 +184,7 @@ def test_data_without_indices_are_refused(tmp_path):
 
 
 def test_two_processes_resume_as_they_would_have_gone_on(tmp_path):
-    torch.multiprocessing.spawn(train_as_rank, (tmp_path, ), nprocs=2)
-    results = [torch.load(tmp_path / f'rank_{rank}.pth', weights_only=True) for rank in (0, 1)]
+    results = run_on_two_ranks(train_as_rank, tmp_path)
     assert results[0]['whole']['losses'] != results[1]['whole']['losses']  # other data and noise
     for rank in (0, 1):
         whole = results[rank]['whole']
@@ -199,11 +197,7 @@ def test_two_processes_resume_as_they_would_have_gone_on(tmp_path):
             assert rank or torch.equal(resumed['statistics'], whole['statistics'])
 
 
-def train_as_rank(rank: int, root: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{root}/rendezvous', rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60))
+def train_as_rank(rank: int, root: Path) -> dict:
     options = dict(
         launcher='pytorch',
         cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
@@ -217,8 +211,7 @@ def train_as_rank(rank: int, root: Path) -> None:
             losses=recorder.losses, weights=[p.detach() for p in model.parameters()],
             statistics=model.backbone[1].running_mean)
         torch.distributed.barrier()
-    torch.save(results, root / f'rank_{rank}.pth')
-    torch.distributed.destroy_process_group()
+    return results
 
 
 def test_mask_rcnn_resumes_amid_an_accumulation(toy_cmr, tmp_path):
