@@ -23,7 +23,7 @@ def mmcv_requirement():
     """
     site_packages = [get_path('purelib'), get_path('platlib')]
     names = {dist.metadata['Name'] for dist in metadata.distributions(path=site_packages)}
-    lite, = read_requirements('mminstall.txt')
+    (lite,) = read_requirements('mminstall.txt')
     return [lite.replace('mmcv-lite', 'mmcv')] if 'mmcv' in names else [lite]
 
 
@@ -40,7 +40,6 @@ class InstallIntoSitePackages(install_data):
 
 
 class DistributionWithData(Distribution):
-
     def has_data(self):
         """The name under which editable wheels ask whether there are `data_files`."""
         return self.has_data_files()
@@ -72,4 +71,5 @@ setup(
         'tests': read_requirements('dicom.txt') + read_requirements('tests.txt'),
         'mim': mmcv_requirement(),
     },
-    zip_safe=False)
+    zip_safe=False,
+)

@@ -1,9 +1,11 @@
 """Fixtures shared by the tests."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
 from toy_cmr import ToyCMR
 
 REAL_DATA = Path(__file__).parents[2] / 'shared' / 'data'

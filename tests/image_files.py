@@ -1,4 +1,5 @@
 """Writes small image files of the formats that cardiac MR comes in, for the tests."""
+
 from __future__ import annotations
 
 import io
@@ -12,6 +13,7 @@ RLE_LOSSLESS = '1.2.840.10008.1.2.5'
 def make_dicom(pixels: np.ndarray, **elements):
     """MR image as a pydicom data set; pixels of shape (H, W), (frames, H, W) or (H, W, 3)."""
     import pydicom
+
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.UID(EXPLICIT_LITTLE_ENDIAN)
     meta.MediaStorageSOPClassUID = pydicom.uid.UID('1.2.840.10008.5.1.4.1.1.4')
@@ -40,6 +42,7 @@ def make_dicom(pixels: np.ndarray, **elements):
 def dicom_bytes(dataset) -> bytes:
     """Bytes of a DICOM file."""
     import pydicom
+
     buffer = io.BytesIO()
     if pydicom.__version__ < '3':
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
@@ -49,9 +52,10 @@ def dicom_bytes(dataset) -> bytes:
     return buffer.getvalue()
 
 
-def nifti_bytes(array: np.ndarray, slope: float = 1., intercept: float = 0.) -> bytes:
+def nifti_bytes(array: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> bytes:
     """Bytes of an uncompressed NIfTI-1 file, array indexed as [x, y, z, t]."""
     import nibabel
+
     image = nibabel.Nifti1Image(array, np.eye(4), dtype=array.dtype)
     image.header.set_slope_inter(slope, intercept)
     return image.to_bytes()

@@ -1,4 +1,5 @@
 """The commands of the README, run as a user does: from another directory, in new processes."""
+
 import json
 import os
 import re
@@ -12,9 +13,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from toy_cmr import ToyCMR
 
 from swin_ext.datasets import DatasetError
+from toy_cmr import ToyCMR
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 NANO = CONFIGS / 'mask_rcnn_swin-nano_cmr.py'
@@ -27,7 +28,8 @@ def mim(command, config, *args, cwd, options=(), check=True):
     call += ['--cfg-options', *options] if options else []
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     done = subprocess.run(
-        call, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        call, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if check:
         assert done.returncode == 0, done.stdout[-3000:]
     return done
@@ -47,13 +49,19 @@ class Training:
         self.data = ToyCMR(root / 'data', num_images=6)
         self.work_dir = root / 'work_dir'
         self.options = [
-            f'data_root={self.data.root}', 'max_epochs=2', 'train_dataloader.batch_size=2',
-            'train_cfg.val_begin=1', 'train_cfg.val_interval=2', 'randomness.seed=0',
-            'default_hooks.checkpoint.interval=4', 'default_hooks.logger.interval=1',
+            f'data_root={self.data.root}',
+            'max_epochs=2',
+            'train_dataloader.batch_size=2',
+            'train_cfg.val_begin=1',
+            'train_cfg.val_interval=2',
+            'randomness.seed=0',
+            'default_hooks.checkpoint.interval=4',
+            'default_hooks.logger.interval=1',
         ]
-        self.log = mim('train', NANO, '--work-dir', self.work_dir, cwd=root,
-                       options=self.options).stdout
-        self.best, = self.work_dir.glob('best_coco_segm_mAP_iter_*.pth')
+        self.log = mim(
+            'train', NANO, '--work-dir', self.work_dir, cwd=root, options=self.options
+        ).stdout
+        (self.best,) = self.work_dir.glob('best_coco_segm_mAP_iter_*.pth')
 
 
 @pytest.fixture(scope='module')
@@ -73,10 +81,17 @@ def test_training_logs_saves_and_draws(training):
 def test_best_checkpoint_reproduces_its_validation_exactly(training):
     iteration = int(re.search(r'iter_(\d+)', training.best.name)[1])
     folder = training.root / 'test'
-    log = mim('test', NANO, '--checkpoint', training.best, '--work-dir', folder,
-              cwd=training.root, options=[
-                  *training.options[:1], f'test_evaluator.0.outfile_prefix={folder}/pred']).stdout
-    figures, = validation_figures(log)
+    log = mim(
+        'test',
+        NANO,
+        '--checkpoint',
+        training.best,
+        '--work-dir',
+        folder,
+        cwd=training.root,
+        options=[*training.options[:1], f'test_evaluator.0.outfile_prefix={folder}/pred'],
+    ).stdout
+    (figures,) = validation_figures(log)
     assert figures == validation_figures(training.log)[iteration // 2 - 1]
     # 6 for boxes, 6 for masks and 4 per class; 4 for the mean of the classes and 6 per class
     assert sum('coco/' in key for key in figures) == 24 and len(figures) == 24 + 22
@@ -93,8 +108,15 @@ def test_resume_continues_from_the_last_checkpoint(training):
     resumed = training.root / 'resumed'
     shutil.copytree(training.work_dir, resumed)
     (resumed / 'last_checkpoint').write_text(str(resumed / 'iter_4.pth'))
-    log = mim('train', NANO, '--work-dir', resumed, '--resume', cwd=training.root,
-              options=training.options).stdout
+    log = mim(
+        'train',
+        NANO,
+        '--work-dir',
+        resumed,
+        '--resume',
+        cwd=training.root,
+        options=training.options,
+    ).stdout
     assert [int(i) for i in re.findall(r'Iter\(train\) \[(\d)/6\]', log)] == [5, 6]
     # That of iteration 4 came after its checkpoint, so it is made again.
     assert validation_figures(log) == validation_figures(training.log)[1:]
@@ -110,13 +132,21 @@ def build_runner(training, config=NANO, **options):
     return RUNNERS.build(cfg)
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'num_classes': 2}, 'has num_classes=2, but the test data set has 3 classes'),
-    ({'test_dataloader.dataset.metainfo': dict(classes=('RV', 'LV', 'Myo'))},
-     r'trained on other classes .* or in another order'),
-    ({'model.backbone.arch.embed_dims': 48, 'model.neck.in_channels': [48, 96, 192, 384]},
-     'checkpoint is of another architecture'),
-], ids=['number of classes', 'permuted classes', 'architecture'])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'num_classes': 2}, 'has num_classes=2, but the test data set has 3 classes'),
+        (
+            {'test_dataloader.dataset.metainfo': dict(classes=('RV', 'LV', 'Myo'))},
+            r'trained on other classes .* or in another order',
+        ),
+        (
+            {'model.backbone.arch.embed_dims': 48, 'model.neck.in_channels': [48, 96, 192, 384]},
+            'checkpoint is of another architecture',
+        ),
+    ],
+    ids=['number of classes', 'permuted classes', 'architecture'],
+)
 def test_model_that_does_not_fit_is_not_tested(training, options, message):
     runner = build_runner(training, load_from=str(training.best), **options)
     with pytest.raises((ValueError, RuntimeError), match=message):
@@ -139,13 +169,25 @@ def test_data_root_from_the_environment(training, monkeypatch):
 
 
 def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
-    log = mim('train', FLAGSHIP, '--work-dir', training.root / 'flagship', cwd=training.root,
-              options=training.options[:2] + [
-                  'load_from=None', 'optim_wrapper.type=OptimWrapper', 'max_epochs=1',
-                  'train_dataloader.batch_size=2', 'default_hooks.logger.interval=1',
-                  'train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=1',
-                  'train_dataloader.dataset.pipeline.2.scale=(96,96)',
-                  'val_dataloader.dataset.pipeline.1.scale=(96,96)']).stdout
+    log = mim(
+        'train',
+        FLAGSHIP,
+        '--work-dir',
+        training.root / 'flagship',
+        cwd=training.root,
+        options=training.options[:2]
+        + [
+            'load_from=None',
+            'optim_wrapper.type=OptimWrapper',
+            'max_epochs=1',
+            'train_dataloader.batch_size=2',
+            'default_hooks.logger.interval=1',
+            'train_dataloader.dataset.indices=4',
+            'val_dataloader.dataset.indices=1',
+            'train_dataloader.dataset.pipeline.2.scale=(96,96)',
+            'val_dataloader.dataset.pipeline.1.scale=(96,96)',
+        ],
+    ).stdout
     losses = [float(loss) for loss in re.findall(r'  loss: ([\d.]+)', log)]
     assert len(losses) == 2 and losses[1] != losses[0]
     record = next((training.root / 'flagship').glob('*/vis_data/config.py')).read_text()
@@ -153,9 +195,14 @@ def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
 
 
 def test_flagship_without_network_says_what_to_do(training):
-    runner = build_runner(training, FLAGSHIP, **{
-        'optim_wrapper.type': 'OptimWrapper',
-        'load_from': 'http://127.0.0.1:9/mask_rcnn-b92c91f1.pth'})
+    runner = build_runner(
+        training,
+        FLAGSHIP,
+        **{
+            'optim_wrapper.type': 'OptimWrapper',
+            'load_from': 'http://127.0.0.1:9/mask_rcnn-b92c91f1.pth',
+        },
+    )
     with pytest.raises(RuntimeError, match='load_from=/path/to(?s:.*)load_from=None'):
         runner.train()
 
@@ -164,15 +211,21 @@ def test_malicious_checkpoint_runs_nothing(training, tmp_path):
     marker = tmp_path / 'it_ran'
 
     class Payload:
-
         def __reduce__(self):
-            return os.system, (f'touch {marker}', )
+            return os.system, (f'touch {marker}',)
 
     checkpoint = torch.load(training.best, weights_only=False)
     checkpoint['meta']['payload'] = Payload()
     torch.save(checkpoint, tmp_path / 'malicious.pth')
-    done = mim('test', NANO, '--checkpoint', tmp_path / 'malicious.pth', cwd=training.root,
-               options=training.options[:1], check=False)
+    done = mim(
+        'test',
+        NANO,
+        '--checkpoint',
+        tmp_path / 'malicious.pth',
+        cwd=training.root,
+        options=training.options[:1],
+        check=False,
+    )
     assert done.returncode != 0
     assert 'malicious.pth' in done.stdout and 'posix.system' in done.stdout
     assert not marker.exists()

@@ -1,4 +1,5 @@
 """A tiny cardiac MR data set, written to disk."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,7 @@ def encode(mask: np.ndarray) -> dict:
 
 def disk(height, width, y, x, radius) -> np.ndarray:
     rows, columns = np.mgrid[:height, :width]
-    return (rows - y)**2 + (columns - x)**2 <= radius**2
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
 
 
 class ToyCMR:
@@ -31,8 +32,8 @@ class ToyCMR:
         (root / 'images').mkdir(parents=True)
         ids = {name: 10 * (i + 1) for i, name in enumerate(classes)}
         self.content = dict(
-            images=[], annotations=[],
-            categories=[dict(id=i, name=name) for name, i in ids.items()])
+            images=[], annotations=[], categories=[dict(id=i, name=name) for name, i in ids.items()]
+        )
         rng = np.random.RandomState(0)
         for image_id in range(1, num_images + 1):
             lv = disk(48, 64, 24, 36, 7)
@@ -40,16 +41,21 @@ class ToyCMR:
             pixels = rng.randint(0, 40, (48, 64)) + 180 * masks['LV'] + 90 * masks['RV']
             name = f'slice_{image_id}.png'
             cv2.imwrite(str(root / 'images' / name), pixels.astype(np.uint8))
-            self.content['images'].append(
-                dict(id=image_id, file_name=name, height=48, width=64))
+            self.content['images'].append(dict(id=image_id, file_name=name, height=48, width=64))
             for class_name in set(masks) & set(classes):
                 mask = masks[class_name]
                 (y0, y1), (x0, x1) = (np.flatnonzero(mask.any(axis))[[0, -1]] for axis in (1, 0))
-                self.content['annotations'].append(dict(
-                    id=len(self.content['annotations']) + 1, image_id=image_id,
-                    category_id=ids[class_name], iscrowd=0, area=int(mask.sum()),
-                    bbox=[int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1)],
-                    segmentation=encode(mask)))
+                self.content['annotations'].append(
+                    dict(
+                        id=len(self.content['annotations']) + 1,
+                        image_id=image_id,
+                        category_id=ids[class_name],
+                        iscrowd=0,
+                        area=int(mask.sum()),
+                        bbox=[int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1)],
+                        segmentation=encode(mask),
+                    )
+                )
         self.save()
 
     def save(self) -> None:

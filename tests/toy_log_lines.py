@@ -7,5 +7,10 @@ def train_line(step, **changes):
 
 
 def val_line(step, bbox=0.5, segm=0.4):
-    return {'coco/bbox_mAP': bbox, 'coco/bbox_mAP_50': 2 * bbox, 'coco/segm_mAP': segm,
-            'coco/segm_mAP_50': 2 * segm, 'step': step}
+    return {
+        'coco/bbox_mAP': bbox,
+        'coco/bbox_mAP_50': 2 * bbox,
+        'coco/segm_mAP': segm,
+        'coco/segm_mAP_50': 2 * segm,
+        'step': step,
+    }

@@ -1,4 +1,5 @@
 """A training of a second, in which everything is drawn at random that can be."""
+
 from __future__ import annotations
 
 import itertools
@@ -89,7 +90,8 @@ class Recorder(Hook):
         self.read[runner.iter + 1] = torch.stack(list(data_batch['inputs'])).tolist()
         self.groups[runner.iter + 1] = [
             {key: value for key, value in group.items() if key != 'params'}
-            for group in runner.optim_wrapper.optimizer.param_groups]
+            for group in runner.optim_wrapper.optimizer.param_groups
+        ]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter + 1] = outputs['loss'].item()
@@ -104,7 +106,6 @@ class Recorder(Hook):
 
 
 class QuickRunner(SwinExtRunner):
-
     def _log_env(self, env_cfg):
         """Do not ask for the versions of compilers, which takes long."""
 
@@ -123,29 +124,40 @@ def runner_args(work_dir: Path, resume_from: Path | None = None, **changes) -> d
     """
     num_workers = changes.pop('num_workers', 0)
     loader = dict(
-        dataset=dict(type='NoisyDataset'), batch_size=BATCH_SIZE, num_workers=num_workers,
-        persistent_workers=num_workers > 0)
+        dataset=dict(type='NoisyDataset'),
+        batch_size=BATCH_SIZE,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
     kwargs = dict(
         model=dict(type='NoisyModel'),
         work_dir=str(work_dir),
         train_dataloader=dict(
-            loader, sampler=dict(type=changes.pop('sampler', 'DefaultSampler'), shuffle=True)),
+            loader, sampler=dict(type=changes.pop('sampler', 'DefaultSampler'), shuffle=True)
+        ),
         # Workers that read for validation are not seeded anew: their transforms must not draw.
         val_dataloader=dict(
-            loader, dataset=dict(type='NoisyDataset', noisy=num_workers == 0),
-            sampler=dict(type='DefaultSampler', shuffle=False)),
+            loader,
+            dataset=dict(type='NoisyDataset', noisy=num_workers == 0),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
         train_cfg=dict(
-            type='EpochTrainLoopWithIterVal', max_epochs=MAX_EPOCHS, val_begin=1, val_interval=3),
+            type='EpochTrainLoopWithIterVal', max_epochs=MAX_EPOCHS, val_begin=1, val_interval=3
+        ),
         val_cfg=dict(),
         val_evaluator=dict(type='MeanValue'),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(
-            type='CheckpointHook', by_epoch=False, interval=100 if resume_from else 1)),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook', by_epoch=False, interval=100 if resume_from else 1
+            )
+        ),
         randomness=dict(seed=changes.pop('seed', 0)),
         resume=resume_from is not None,
         load_from=resume_from and str(resume_from),
         log_level='ERROR',
-        experiment_name=f'noisy-{next(_count)}')
+        experiment_name=f'noisy-{next(_count)}',
+    )
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(kwargs.get(key), dict):
             value = {k: v for k, v in {**kwargs[key], **value}.items() if v is not None}
@@ -172,5 +184,5 @@ def train(work_dir: Path, resume_from: Path | None = None, **changes):
 
 
 def recorder_of(runner) -> Recorder:
-    recorder, = (hook for hook in runner.hooks if isinstance(hook, Recorder))
+    (recorder,) = (hook for hook in runner.hooks if isinstance(hook, Recorder))
     return recorder

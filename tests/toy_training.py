@@ -1,4 +1,5 @@
 """A training that takes milliseconds per iteration and saves some MB."""
+
 from __future__ import annotations
 
 import torch
@@ -32,7 +33,7 @@ class ToyModel(BaseModel):
 
     def forward(self, inputs, mode):
         x = torch.stack(list(inputs))
-        error = (self.layers(x)[:, 0] - x[:, 0]**2).abs()
+        error = (self.layers(x)[:, 0] - x[:, 0] ** 2).abs()
         return dict(loss=error.mean()) if mode == 'loss' else list(error)
 
 
@@ -56,21 +57,48 @@ class ToyMetric(BaseMetric):
         return dict(loss=float(torch.stack(results).mean()))
 
 
-def make_runner(work_dir, checkpoint=None, hooks=(), max_epochs=2, val_interval=5, metric=None,
-                payload=1000, runner_type=SwinExtRunner, **kwargs) -> Runner:
+def make_runner(
+    work_dir,
+    checkpoint=None,
+    hooks=(),
+    max_epochs=2,
+    val_interval=5,
+    metric=None,
+    payload=1000,
+    runner_type=SwinExtRunner,
+    **kwargs,
+) -> Runner:
     """Ten iterations an epoch; without upstream's report of the environment, which takes long."""
     torch.manual_seed(0)
-    loader = dict(dataset=ToyData(), batch_size=2, num_workers=0,
-                  sampler=dict(type='DefaultSampler', shuffle=True))
+    loader = dict(
+        dataset=ToyData(),
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
     runner_type._log_env = lambda runner, env_cfg: None
     kwargs.setdefault('experiment_name', f'toy-{id(loader)}')
     return runner_type(
-        model=ToyModel(payload), work_dir=str(work_dir), train_dataloader=loader,
-        val_dataloader=loader, val_evaluator=[metric or ToyMetric()], val_cfg=dict(),
-        train_cfg=dict(type='EpochTrainLoopWithIterVal', max_epochs=max_epochs, val_begin=1,
-                       val_interval=val_interval),
+        model=ToyModel(payload),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=[metric or ToyMetric()],
+        val_cfg=dict(),
+        train_cfg=dict(
+            type='EpochTrainLoopWithIterVal',
+            max_epochs=max_epochs,
+            val_begin=1,
+            val_interval=val_interval,
+        ),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
         param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=8)],
-        default_hooks=dict(checkpoint=checkpoint or dict(
-            type='AtomicCheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=2)),
-        custom_hooks=list(hooks), randomness=dict(seed=0), log_level='WARNING', **kwargs)
+        default_hooks=dict(
+            checkpoint=checkpoint
+            or dict(type='AtomicCheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=2)
+        ),
+        custom_hooks=list(hooks),
+        randomness=dict(seed=0),
+        log_level='WARNING',
+        **kwargs,
+    )

@@ -1,4 +1,5 @@
 """What trainings in tests share: two processes that form a group, and the log of a runner."""
+
 from __future__ import annotations
 
 import datetime
@@ -31,7 +32,8 @@ def run_on_two_ranks(function, folder: Path) -> list:
     # A server that imports once, and has no autograd threads that forking would break.
     multiprocessing.set_forkserver_preload(['swin_ext'])
     torch.multiprocessing.start_processes(
-        _run_rank, (function, str(folder)), nprocs=2, start_method='forkserver')
+        _run_rank, (function, str(folder)), nprocs=2, start_method='forkserver'
+    )
     return [torch.load(folder / f'rank_{rank}.pth') for rank in range(2)]
 
 
@@ -41,8 +43,12 @@ def _run_rank(rank, function, folder):
     if 'lo' in dict(map(reversed, socket.if_nameindex())):  # name resolution may need a network
         os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
     dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60))
+        'gloo',
+        init_method=f'file://{folder}/rendezvous',
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=60),
+    )
     torch.save(function(rank, Path(folder)), Path(folder) / f'rank_{rank}.pth')
     # The group ends with the process. `destroy_process_group` may deadlock before torch 2.8
     # (pytorch issue 56297, pull request 154976).

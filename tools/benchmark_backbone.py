@@ -15,6 +15,7 @@ Modes:
     detector  training step of a whole Mask R-CNN on random boxes and masks, without optimizer;
               against mmdet alone, with the same weights and samples.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -44,21 +45,26 @@ from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
 
 OWN = 'swin_ext'
 PATCH, WINDOW = 4, 7
-DETECTOR_CONFIG = Path(__file__).parents[1] / 'configs/_base_/mask_rcnn_swin-s_fpn.py'
+DETECTOR_CONFIG = Path(__file__).parents[1] / 'configs/_base_/models/mask_rcnn_swin-s_fpn.py'
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 # A CPU has no peak of its own for each model of a process; what autograd holds can be counted.
 MEMORY = {
-    'cpu': ('held for backward [MiB]',
-            'what autograd keeps from the forward to the backward pass: each storage once, without '
-            'parameters, but with the copies of them that autocast makes. Not the peak.'),
-    'cuda': ('peak above weights [MiB]',
-             'highest allocation during the step, above what was allocated before it (the weights '
-             'of all models).'),
+    'cpu': (
+        'held for backward [MiB]',
+        'what autograd keeps from the forward to the backward pass: each storage once, without '
+        'parameters, but with the copies of them that autocast makes. Not the peak.',
+    ),
+    'cuda': (
+        'peak above weights [MiB]',
+        'highest allocation during the step, above what was allocated before it (the weights '
+        'of all models).',
+    ),
 }
 
 
 class UnequalWorkError(ValueError):
     """A peer that computes something else than ours."""
+
 
 # ---------------------------------------------------------------------------------- the models
 
@@ -91,34 +97,45 @@ def stage_channels(arch: dict) -> list[int]:
 
 def build_mmdet(arch: dict, size: tuple[int, int]) -> nn.Module:
     from mmdet.models.backbones.swin import SwinTransformer
+
     return SwinTransformer(**arch, window_size=WINDOW, drop_path_rate=0.0)
 
 
 def build_timm(arch: dict, size: tuple[int, int]) -> nn.Module:
     """For a fixed size, which lets timm make its attention masks beforehand."""
     import timm
+
     stages = timm.create_model(
-        'swin_tiny_patch4_window7_224', features_only=True,
+        'swin_tiny_patch4_window7_224',
+        features_only=True,
         img_size=tuple(-(-side // PATCH) * PATCH for side in size),
-        embed_dim=arch['embed_dims'], depths=arch['depths'], num_heads=arch['num_heads'],
+        embed_dim=arch['embed_dims'],
+        depths=arch['depths'],
+        num_heads=arch['num_heads'],
         always_partition=True,  # else maps smaller than a window get smaller windows
-        drop_path_rate=0.0)
+        drop_path_rate=0.0,
+    )
     return DensePrediction(stages, stage_channels(arch))
 
 
 def build_torchvision(arch: dict, size: tuple[int, int]) -> nn.Module:
     from torchvision.models.feature_extraction import create_feature_extractor
     from torchvision.models.swin_transformer import SwinTransformer
+
     model = SwinTransformer(
-        patch_size=[PATCH, PATCH], window_size=[WINDOW, WINDOW], embed_dim=arch['embed_dims'],
-        depths=list(arch['depths']), num_heads=list(arch['num_heads']), stochastic_depth_prob=0.0)
+        patch_size=[PATCH, PATCH],
+        window_size=[WINDOW, WINDOW],
+        embed_dim=arch['embed_dims'],
+        depths=list(arch['depths']),
+        num_heads=list(arch['num_heads']),
+        stochastic_depth_prob=0.0,
+    )
     # features: patch embedding, then stages and patch mergings in turn
     nodes = [f'features.{2 * i + 1}' for i in range(len(arch['depths']))]
     return DensePrediction(create_feature_extractor(model, nodes), stage_channels(arch))
 
 
 class HuggingFaceMaps(nn.Module):
-
     def __init__(self, backbone: nn.Module):
         super().__init__()
         self.backbone = backbone
@@ -130,10 +147,19 @@ class HuggingFaceMaps(nn.Module):
 def build_hf(arch: dict, size: tuple[int, int]) -> nn.Module:
     from transformers import SwinBackbone as HuggingFaceSwin
     from transformers import SwinConfig
-    backbone = HuggingFaceSwin(SwinConfig(
-        image_size=size, patch_size=PATCH, window_size=WINDOW, embed_dim=arch['embed_dims'],
-        depths=list(arch['depths']), num_heads=list(arch['num_heads']), drop_path_rate=0.0,
-        out_features=[f'stage{i + 1}' for i in range(len(arch['depths']))]))
+
+    backbone = HuggingFaceSwin(
+        SwinConfig(
+            image_size=size,
+            patch_size=PATCH,
+            window_size=WINDOW,
+            embed_dim=arch['embed_dims'],
+            depths=list(arch['depths']),
+            num_heads=list(arch['num_heads']),
+            drop_path_rate=0.0,
+            out_features=[f'stage{i + 1}' for i in range(len(arch['depths']))],
+        )
+    )
     backbone.swin.layernorm = nn.Identity()  # the classifier's; no feature map depends on it
     return HuggingFaceMaps(backbone)
 
@@ -165,18 +191,22 @@ def check_same_work(name: str, peer: nn.Module, own: nn.Module, images: Tensor) 
         UnequalWorkError: If parameter counts or shapes of the maps differ.
     """
     with torch.no_grad():
-        found, expected = ((sum(p.numel() for p in model.parameters()),
-                            [tuple(x.shape) for x in model(images)]) for model in (peer, own))
+        found, expected = (
+            (sum(p.numel() for p in model.parameters()), [tuple(x.shape) for x in model(images)])
+            for model in (peer, own)
+        )
     for what, a, b in zip(('parameters', 'maps of shape'), found, expected):
         if a != b:
             raise UnequalWorkError(
                 f'{name} has {a} {what}, SwinBackbone {b}, for images {tuple(images.shape)}: they '
                 f'do not do the same work. Install another version of it or leave it out of '
-                '--peers.')
+                '--peers.'
+            )
 
 
-def build_backbones(peers: Sequence[str], arch: dict,
-                    images: Tensor) -> tuple[dict[str, nn.Module], dict[str, str]]:
+def build_backbones(
+    peers: Sequence[str], arch: dict, images: Tensor
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Build ours and the peers for images of one size.
 
     Returns:
@@ -205,6 +235,7 @@ def build_detectors(arch: dict, device: torch.device) -> dict[str, nn.Module]:
     """Mask R-CNNs of the same weights around our backbone and mmdet's."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
+
     config = Config.fromfile(DETECTOR_CONFIG).model
     config.neck.in_channels = stage_channels(arch)
     backbones = {
@@ -223,6 +254,7 @@ def build_detectors(arch: dict, device: torch.device) -> dict[str, nn.Module]:
 def make_detector_batch(detector: nn.Module, batch: int, size: tuple[int, int]) -> dict:
     """Preprocessed images with ten random objects each."""
     from mmdet.testing import demo_mm_inputs
+
     samples = demo_mm_inputs(batch, (3, *size), num_items=[10] * batch, with_mask=True)
     return detector.data_preprocessor(samples, training=True)
 
@@ -259,8 +291,9 @@ def activation_bytes(step: Callable[[], None], model: nn.Module) -> int:
     Each storage counts once and whole, also where a view of it is kept. Parameters and buffers do
     not count; copies of them that autocast makes do.
     """
-    resident = {x.untyped_storage().data_ptr()
-                for x in itertools.chain(model.parameters(), model.buffers())}
+    resident = {
+        x.untyped_storage().data_ptr() for x in itertools.chain(model.parameters(), model.buffers())
+    }
     saved = {}
 
     def pack(x):
@@ -282,8 +315,12 @@ def peak_cuda_bytes(step: Callable[[], None]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def time_in_turns(steps: dict[str, Callable[[], None]], repeats: int,
-                  synchronize: Callable[[], None], progress: tqdm) -> dict[str, list[float]]:
+def time_in_turns(
+    steps: dict[str, Callable[[], None]],
+    repeats: int,
+    synchronize: Callable[[], None],
+    progress: tqdm,
+) -> dict[str, list[float]]:
     """Time every step once per repeat, in seconds.
 
     In random order: the memory that one step leaves behind, to be reused or to be given back to
@@ -302,8 +339,15 @@ def time_in_turns(steps: dict[str, Callable[[], None]], repeats: int,
     return times
 
 
-def measure_case(models: dict[str, nn.Module], mode: str, precision: str, inputs: Tensor | dict,
-                 device: torch.device, repeats: int, progress: tqdm) -> dict[str, dict]:
+def measure_case(
+    models: dict[str, nn.Module],
+    mode: str,
+    precision: str,
+    inputs: Tensor | dict,
+    device: torch.device,
+    repeats: int,
+    progress: tqdm,
+) -> dict[str, dict]:
     """Measure all models in one mode and precision.
 
     Returns:
@@ -361,14 +405,20 @@ def describe_machine(device: torch.device) -> dict:
         match = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
         cpu = match[1] if match else cpu
     return dict(
-        system=platform.platform(), cpu=cpu, threads=torch.get_num_threads(),
+        system=platform.platform(),
+        cpu=cpu,
+        threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if device.type == 'cuda' else None,
-        float32_matmul_precision=torch.get_float32_matmul_precision())
+        float32_matmul_precision=torch.get_float32_matmul_precision(),
+    )
 
 
 def find_versions(peers: Sequence[str]) -> dict[str, str]:
-    versions = {'python': platform.python_version(), 'torch': torch.__version__,
-                OWN: swin_ext.__version__}
+    versions = {
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        OWN: swin_ext.__version__,
+    }
     for package in ('mmcv', 'mmcv-lite', *(PACKAGES[peer] for peer in peers)):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # one of the two mmcv
             versions[package] = importlib.metadata.version(package)
@@ -386,8 +436,18 @@ def header(report: dict) -> str:
 def markdown_table(report: dict) -> str:
     """One row per case and model, and what the columns mean."""
     memory_title, memory_note = MEMORY[report['settings']['device']]
-    rows = [('size', 'precision', 'mode', 'model', 'median [ms]', 'quartiles [ms]',
-             f'time / {OWN}', memory_title)]
+    rows = [
+        (
+            'size',
+            'precision',
+            'mode',
+            'model',
+            'median [ms]',
+            'quartiles [ms]',
+            f'time / {OWN}',
+            memory_title,
+        )
+    ]
     for case in report['cases']:
         for name, result in case['models'].items():
             key = ('{}x{}'.format(*case['size']), case['precision'], case['mode'], name)
@@ -395,14 +455,21 @@ def markdown_table(report: dict) -> str:
                 rows.append((*key, f'not run: {result["error"]}'.replace('|', '/'), '', '', ''))
                 continue
             ratio, memory = result['ratio'], result['memory_bytes']
-            rows.append((*key, f'{1e3 * result["median_s"]:.1f}',
-                         '{:.1f} - {:.1f}'.format(*(1e3 * t for t in result['quartiles_s'])),
-                         '' if ratio is None else f'{ratio:.2f}',
-                         '' if memory is None else f'{memory / 2**20:.1f}'))
-    rows.insert(1, ('---', ) * 4 + ('---:', ) * 4)
+            rows.append(
+                (
+                    *key,
+                    f'{1e3 * result["median_s"]:.1f}',
+                    '{:.1f} - {:.1f}'.format(*(1e3 * t for t in result['quartiles_s'])),
+                    '' if ratio is None else f'{ratio:.2f}',
+                    '' if memory is None else f'{memory / 2**20:.1f}',
+                )
+            )
+    rows.insert(1, ('---',) * 4 + ('---:',) * 4)
     table = '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-    return (f'{table}\n\n- time / {OWN}: ratio of the medians; above 1, {OWN} is faster.\n'
-            f'- {memory_title}: {memory_note}')
+    return (
+        f'{table}\n\n- time / {OWN}: ratio of the medians; above 1, {OWN} is faster.\n'
+        f'- {memory_title}: {memory_note}'
+    )
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
@@ -420,9 +487,12 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     peers = [peer for peer in args.peers if peer not in skipped]
     report = dict(
         command=shlex.join(['python', 'tools/benchmark_backbone.py', *argv]),
-        machine=describe_machine(device), versions=find_versions(peers),
+        machine=describe_machine(device),
+        versions=find_versions(peers),
         settings=dict(arch=args.arch, batch=args.batch, repeats=args.repeats, device=device.type),
-        skipped=skipped, cases=[])
+        skipped=skipped,
+        cases=[],
+    )
     print(header(report), flush=True)
 
     models_per_mode = {mode: 1 + len(peers) for mode in args.modes}
@@ -443,11 +513,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
                 for precision in args.precisions:
                     progress.set_description('{}x{} {} {}'.format(*size, precision, mode))
                     results = measure_case(
-                        models, mode, precision, inputs, device, args.repeats, progress)
+                        models, mode, precision, inputs, device, args.repeats, progress
+                    )
                     results.update((name, dict(error=error)) for name, error in unable.items())
                     progress.total -= len(unable) * args.repeats
                     report['cases'].append(
-                        dict(size=size, precision=precision, mode=mode, models=results))
+                        dict(size=size, precision=precision, mode=mode, models=results)
+                    )
                     if args.json:
                         args.json.write_text(json.dumps(report, indent=1))
     return report
@@ -456,8 +528,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
 def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r'([1-9]\d*)(?:x([1-9]\d*))?', text)
     if not match:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size: write 224 or, height first, '
-                                         '800x1333')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no size: write 224 or, height first, 800x1333'
+        )
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -469,21 +542,39 @@ def positive(text: str) -> int:
 
 def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', default='small',  # the peers here are of V1
-                        choices=[name for name in ARCHITECTURES if not name.startswith('v2-')])
-    parser.add_argument('--sizes', nargs='+', type=parse_size, metavar='HxW',
-                        default=[(224, 224), (448, 448)], help='image sizes in px')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--arch',
+        default='small',  # the peers here are of V1
+        choices=[name for name in ARCHITECTURES if not name.startswith('v2-')],
+    )
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=parse_size,
+        metavar='HxW',
+        default=[(224, 224), (448, 448)],
+        help='image sizes in px',
+    )
     parser.add_argument('--batch', type=positive, default=2, help='images per step (default: 2)')
     parser.add_argument('--peers', nargs='*', choices=list(PEERS), default=list(PEERS))
     parser.add_argument('--modes', nargs='+', choices=list(STEPS), default=['forward', 'train'])
-    parser.add_argument('--precisions', nargs='+', choices=list(PRECISIONS),
-                        help='fp32, or autocast to bf16 or fp16 (default: fp32 and bf16; on CUDA '
-                        'fp16 too)')
-    parser.add_argument('--repeats', type=positive, default=10,
-                        help='timed steps of each model in each case (default: 10)')
-    parser.add_argument('--device', choices=['cpu', 'cuda'],
-                        default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--precisions',
+        nargs='+',
+        choices=list(PRECISIONS),
+        help='fp32, or autocast to bf16 or fp16 (default: fp32 and bf16; on CUDA fp16 too)',
+    )
+    parser.add_argument(
+        '--repeats',
+        type=positive,
+        default=10,
+        help='timed steps of each model in each case (default: 10)',
+    )
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
     parser.add_argument('--threads', type=positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all measurements here')
     args = parser.parse_args(argv)

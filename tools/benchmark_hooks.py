@@ -14,6 +14,7 @@ Then steps alone, steps behind a copy of all weights and optimizer states in mem
 behind a checkpoint, which is written while they run, in random order. Where training uses all
 cores itself, the writing takes its share of them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -74,10 +75,14 @@ class AlternatingLoop(EpochBasedTrainLoop):
     def __init__(self, runner, dataloader, num_blocks: int, block: int):
         super().__init__(runner, dataloader, max_epochs=1)
         self.num_blocks, self.block = num_blocks, block
-        self._max_iters = WARM_UP + len(MODES) * num_blocks * block + (
-            len(BEFORE_STEP) * (num_blocks * block // 2))
-        self.results = dict(with_s=[], without_s=[], hooks_s=defaultdict(list), thread_share=0.,
-                            saving_s={})
+        self._max_iters = (
+            WARM_UP
+            + len(MODES) * num_blocks * block
+            + (len(BEFORE_STEP) * (num_blocks * block // 2))
+        )
+        self.results = dict(
+            with_s=[], without_s=[], hooks_s=defaultdict(list), thread_share=0.0, saving_s={}
+        )
 
     def run(self):
         runner = self.runner
@@ -104,7 +109,8 @@ class AlternatingLoop(EpochBasedTrainLoop):
                     for name, seconds in hooks.step_seconds.items():
                         self.results['hooks_s'][name].append(seconds)
         self.results['thread_share'] = (own_threads_seconds() - start_threads_s) / (
-            time.perf_counter() - start_s)
+            time.perf_counter() - start_s
+        )
         hooks.with_ours = False
         self.results['saving_s'] = self.time_saving(batch, synchronize)
         hooks.with_ours = True
@@ -112,15 +118,16 @@ class AlternatingLoop(EpochBasedTrainLoop):
         hooks('after_train')
         return runner.model
 
-
     def time_saving(self, batch, synchronize) -> dict[str, list[tuple[float, float]]]:
         """Seconds of each of `BEFORE_STEP`, and together with the step behind it."""
         runner = self.runner
         actions = dict(
             nothing=lambda: None,
-            copy=lambda: copy.deepcopy((runner.model.state_dict(),
-                                        runner.optim_wrapper.state_dict())),
-            checkpoint=lambda: runner.save_checkpoint(runner.work_dir, 'benchmark.pth'))
+            copy=lambda: copy.deepcopy(
+                (runner.model.state_dict(), runner.optim_wrapper.state_dict())
+            ),
+            checkpoint=lambda: runner.save_checkpoint(runner.work_dir, 'benchmark.pth'),
+        )
         seconds = {name: [] for name in BEFORE_STEP}
         order = random.Random(0)
         for _ in trange(self.num_blocks * self.block // 2, desc='saving'):
@@ -139,8 +146,11 @@ class AlternatingLoop(EpochBasedTrainLoop):
 
 def own_threads_seconds() -> float:
     """Processor time that the running threads of this package have used."""
-    return sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-               for thread in threading.enumerate() if thread.name.startswith(OWN))
+    return sum(
+        time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+        for thread in threading.enumerate()
+        if thread.name.startswith(OWN)
+    )
 
 
 def benchmark(cfg: Config, num_blocks: int, block: int) -> dict:
@@ -161,8 +171,9 @@ def benchmark(cfg: Config, num_blocks: int, block: int) -> dict:
         for part in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{part}'] = None
     # It waits for validations, and refuses to train without any.
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', ())
-                        if hook['type'] != 'BestCheckpointHook']
+    cfg.custom_hooks = [
+        hook for hook in cfg.get('custom_hooks', ()) if hook['type'] != 'BestCheckpointHook'
+    ]
     for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks):
         if 'Checkpoint' in hook['type'] and 'interval' in hook:
             hook.update(interval=sys.maxsize, save_last=False)
@@ -181,12 +192,16 @@ def summarise(results: dict) -> dict:
         quartiles_ms={mode: values.tolist() for mode, values in quartiles.items()},
         ratio=quartiles['with'][1] / quartiles['without'][1],
         threads_percent=100 * results['thread_share'],
-        hooks_us={name: dict(median=1e6 * float(np.median(seconds)),
-                             mean=1e6 * sum(seconds) / steps)
-                  for name, seconds in results['hooks_s'].items()},
-        saving_ms={name: (1000 * np.median(seconds, axis=0)).tolist()
-                   for name, seconds in results['saving_s'].items()},
-        hooks_percent=100 * sum(map(sum, results['hooks_s'].values())) / sum(results['with_s']))
+        hooks_us={
+            name: dict(median=1e6 * float(np.median(seconds)), mean=1e6 * sum(seconds) / steps)
+            for name, seconds in results['hooks_s'].items()
+        },
+        saving_ms={
+            name: (1000 * np.median(seconds, axis=0)).tolist()
+            for name, seconds in results['saving_s'].items()
+        },
+        hooks_percent=100 * sum(map(sum, results['hooks_s'].values())) / sum(results['with_s']),
+    )
 
 
 def table(summary: dict, steps: int) -> str:
@@ -197,12 +212,19 @@ def table(summary: dict, steps: int) -> str:
     lines += ['', '| hook | median [us] | mean [us] |', '| --- | --- | --- |']
     for name, values in sorted(summary['hooks_us'].items(), key=lambda item: -item[1]['mean']):
         lines.append(f'| {name} | {values["median"]:.0f} | {values["mean"]:.0f} |')
-    lines += ['', f'{steps} steps of each kind; ratio of the medians {summary["ratio"]:.4f}; '
-              f'inside the hooks {summary["hooks_percent"]:.3f} % of the time, log lines included; '
-              f'in their threads {summary["threads_percent"]:.3f} %',
-              '', '| before a step | median [ms] | with the step [ms] |', '| --- | --- | --- |']
-    lines += [f'| {name} | {alone:.1f} | {with_step:.1f} |'
-              for name, (alone, with_step) in summary['saving_ms'].items()]
+    lines += [
+        '',
+        f'{steps} steps of each kind; ratio of the medians {summary["ratio"]:.4f}; '
+        f'inside the hooks {summary["hooks_percent"]:.3f} % of the time, log lines included; '
+        f'in their threads {summary["threads_percent"]:.3f} %',
+        '',
+        '| before a step | median [ms] | with the step [ms] |',
+        '| --- | --- | --- |',
+    ]
+    lines += [
+        f'| {name} | {alone:.1f} | {with_step:.1f} |'
+        for name, (alone, with_step) in summary['saving_ms'].items()
+    ]
     return '\n'.join(lines)
 
 
@@ -225,7 +247,10 @@ def main(argv: list[str] | None = None) -> dict:
     report = dict(
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         versions=dict(python=platform.python_version(), torch=torch.__version__),
-        threads=torch.get_num_threads(), **summary, **results)
+        threads=torch.get_num_threads(),
+        **summary,
+        **results,
+    )
     print(f'\n{table(summary, len(results["with_s"]))}')
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

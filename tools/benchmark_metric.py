@@ -7,6 +7,7 @@ timed: `process` for all images and `evaluate`.
     python tools/benchmark_metric.py                                  # 300 images, some seconds
     python tools/benchmark_metric.py --images 5000 --json metric.json # some minutes
 """
+
 from __future__ import annotations
 
 import argparse
@@ -61,11 +62,17 @@ class CrowdedImages:
             images.append(dict(id=image + 1, file_name='', height=self.size, width=self.size))
             masks = self.ellipses(centres, radii).astype(np.uint8).transpose(1, 2, 0)
             for label, rle in zip(labels, pycocotools.mask.encode(np.asfortranarray(masks))):
-                annotations.append(dict(
-                    id=len(annotations) + 1, image_id=image + 1, category_id=int(label) + 1,
-                    iscrowd=0, area=int(pycocotools.mask.area(rle)),
-                    bbox=pycocotools.mask.toBbox(rle).tolist(),
-                    segmentation=dict(rle, counts=rle['counts'].decode())))
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=image + 1,
+                        category_id=int(label) + 1,
+                        iscrowd=0,
+                        area=int(pycocotools.mask.area(rle)),
+                        bbox=pycocotools.mask.toBbox(rle).tolist(),
+                        segmentation=dict(rle, counts=rle['counts'].decode()),
+                    )
+                )
         categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
         return dict(images=images, annotations=annotations, categories=categories)
 
@@ -77,12 +84,15 @@ class CrowdedImages:
             radii = radii[pick] * rng.uniform(0.8, 1.25, (len(pick), 2))
             boxes = np.concatenate([centres - radii, centres + radii], 1)[:, [1, 0, 3, 2]]
             yield dict(
-                img_id=image + 1, ori_shape=(self.size, self.size),
+                img_id=image + 1,
+                ori_shape=(self.size, self.size),
                 pred_instances=dict(
                     bboxes=torch.tensor(boxes, dtype=torch.float32),
                     scores=torch.tensor(rng.uniform(0, 1, len(pick)), dtype=torch.float32),
                     labels=torch.tensor(labels[pick]),
-                    masks=torch.from_numpy(self.ellipses(centres, radii))))
+                    masks=torch.from_numpy(self.ellipses(centres, radii)),
+                ),
+            )
 
 
 def compare(args: argparse.Namespace) -> dict:
@@ -97,8 +107,9 @@ def compare(args: argparse.Namespace) -> dict:
             with contextlib.redirect_stdout(io.StringIO()):
                 started = time.perf_counter()
                 metrics[name] = metric_class(
-                    ann_file=str(ann_file), metric=['bbox', 'segm'], classwise=True)
-                seconds[name] = dict(init=time.perf_counter() - started, process=0.)
+                    ann_file=str(ann_file), metric=['bbox', 'segm'], classwise=True
+                )
+                seconds[name] = dict(init=time.perf_counter() - started, process=0.0)
             metrics[name].dataset_meta = dict(classes=data.classes)
         for sample in tqdm(data.predictions(), 'predictions', data.num_images, unit='image'):
             for name, metric in metrics.items():
@@ -113,33 +124,46 @@ def compare(args: argparse.Namespace) -> dict:
                 seconds[name]['evaluate'] = time.perf_counter() - started
     for parts in seconds.values():
         parts['total'] = sum(parts.values())
-    items = [f'coco/{metric}_{item}' for metric in ('bbox', 'segm')
-             for item in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')]
+    items = [
+        f'coco/{metric}_{item}'
+        for metric in ('bbox', 'segm')
+        for item in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+    ]
     return dict(
         settings=vars(args),
         versions=dict(
-            python=platform.python_version(), torch=torch.__version__, mmdet=mmdet.__version__,
-            faster_coco_eval=faster_coco_eval.__version__, cpu_count=os.cpu_count(),
-            torch_threads=torch.get_num_threads()),
+            python=platform.python_version(),
+            torch=torch.__version__,
+            mmdet=mmdet.__version__,
+            faster_coco_eval=faster_coco_eval.__version__,
+            cpu_count=os.cpu_count(),
+            torch_threads=torch.get_num_threads(),
+        ),
         seconds=seconds,
         speedup=seconds['CocoMetric']['total'] / seconds['FastCocoMetric']['total'],
         figures={name: {item: figures[name][item] for item in items} for name in figures},
-        largest_difference=max(abs(figures['CocoMetric'][item] - figures['FastCocoMetric'][item])
-                               for item in items))
+        largest_difference=max(
+            abs(figures['CocoMetric'][item] - figures['FastCocoMetric'][item]) for item in items
+        ),
+    )
 
 
 def report(result: dict) -> str:
     """The seconds as a Markdown table."""
     slow, fast = (result['seconds'][name] for name in ('CocoMetric', 'FastCocoMetric'))
     lines = ['| seconds | CocoMetric | FastCocoMetric | ratio |', '|---|---:|---:|---:|']
-    lines += [f'| {part} | {slow[part]:.2f} | {fast[part]:.2f} | {slow[part] / fast[part]:.1f} |'
-              for part in slow if part != 'init']
+    lines += [
+        f'| {part} | {slow[part]:.2f} | {fast[part]:.2f} | {slow[part] / fast[part]:.1f} |'
+        for part in slow
+        if part != 'init'
+    ]
     return '\n'.join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--images', type=int, default=300)
     parser.add_argument('--instances', type=int, default=20, help='objects per image')
     parser.add_argument('--predictions', type=int, default=30, help='detections per image')
@@ -151,8 +175,10 @@ def main(argv: list[str] | None = None) -> None:
     json_path = vars(args).pop('json')
     result = compare(args)
     print(report(result))
-    print(f'FastCocoMetric is {result["speedup"]:.1f} times as fast; the figures differ by at most '
-          f'{result["largest_difference"]:.1e} (CocoMetric rounds to 5e-4).')
+    print(
+        f'FastCocoMetric is {result["speedup"]:.1f} times as fast; the figures differ by at most '
+        f'{result["largest_difference"]:.1e} (CocoMetric rounds to 5e-4).'
+    )
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=2))

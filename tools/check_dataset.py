@@ -6,6 +6,7 @@
 prints what is wrong, draws class and size histograms and a contact sheet of every split into the
 folder, and ends with exit code 1 if there is an error.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,18 +29,18 @@ from pycocotools import mask as mask_utils
 from torch import nn
 from tqdm import tqdm
 
-from swin_ext.datasets import CMRDataset
-from swin_ext.datasets.cmr import select_possible
-from swin_ext.datasets.dataset_checks import (
+from swin_ext.coco.checks import (
     SEVERITIES,
     check_content,
     compare_splits,
     complete_severities,
     spacing_of,
-    to_rle,
 )
-from swin_ext.engine.download import hash_in_name, sha256_of
+from swin_ext.coco.masks import to_rle
+from swin_ext.datasets import CMRDataset
+from swin_ext.datasets.cmr import select_possible
 from swin_ext.engine.runner import set_data_root, set_num_classes
+from swin_ext.utils.hashes import hash_in_name, sha256_of
 from swin_ext.visualization.overlays import COLOURS, DPI, TILE_INCHES, draw_tile
 
 SPLITS = ('train', 'val', 'test')
@@ -53,6 +54,7 @@ COLUMNS = 6
 @dataclass
 class Report:
     """What was found; errors decide about the exit code."""
+
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -69,6 +71,7 @@ class Report:
 @dataclass
 class Split:
     """A data set that could be loaded, with the entries of its file that are possible."""
+
     name: str
     dataset: CMRDataset
     content: dict
@@ -121,8 +124,9 @@ def load_split(name: str, config: ConfigDict, report: Report) -> Split | None:
         config.pop('other_splits', None)
         dataset = DATASETS.build({**config, 'lazy_init': True})
         if not isinstance(dataset, CMRDataset):
-            report.add('warn', name, f'{type(dataset).__name__} is no CMRDataset; it is not '
-                       'checked.')
+            report.add(
+                'warn', name, f'{type(dataset).__name__} is no CMRDataset; it is not checked.'
+            )
             return None
         dataset.severities = dict.fromkeys(SEVERITIES, 'ignore')
         dataset.full_init()
@@ -141,9 +145,13 @@ def check_split(split: Split, others: list[Split], report: Report) -> None:
     for other in others:
         findings += compare_splits(split.content, other.content, other.name, split.severities)
         if split.classes != other.classes:
-            report.add('error', split.name, f'its classes are {list(split.classes)}, but those of '
-                       f'{other.name} {list(other.classes)}. Set the same metainfo.classes for '
-                       'both.')
+            report.add(
+                'error',
+                split.name,
+                f'its classes are {list(split.classes)}, but those of '
+                f'{other.name} {list(other.classes)}. Set the same metainfo.classes for '
+                'both.',
+            )
     for finding in findings:
         report.add(finding.severity, split.name, finding.describe(MAX_ENTRIES))
     check_images(split, report)
@@ -163,8 +171,9 @@ def load_image(dataset: CMRDataset, index: int) -> np.ndarray:
 def check_images(split: Split, report: Report) -> None:
     """Load every image once: unreadable ones are errors, those without contrast warnings."""
     broken, constant = [], []
-    for index in tqdm(range(len(split.dataset)), f'Loading the images of {split.name}',
-                      unit='image'):
+    for index in tqdm(
+        range(len(split.dataset)), f'Loading the images of {split.name}', unit='image'
+    ):
         info = split.dataset.get_data_info(index)
         try:
             image = load_image(split.dataset, index)
@@ -172,14 +181,19 @@ def check_images(split: Split, report: Report) -> None:
             broken.append(f'image {info["img_id"]} ({info["img_path"]}): {error}')
             continue
         if image.shape != (info['height'], info['width']):
-            broken.append(f'image {info["img_id"]} ({info["img_path"]}): {image.shape[1]} x '
-                          f'{image.shape[0]} px, but the JSON says {info["width"]} x '
-                          f'{info["height"]}')
+            broken.append(
+                f'image {info["img_id"]} ({info["img_path"]}): {image.shape[1]} x '
+                f'{image.shape[0]} px, but the JSON says {info["width"]} x '
+                f'{info["height"]}'
+            )
         elif image.min() == image.max():
-            constant.append(f'image {info["img_id"]} ({info["img_path"]}): all pixels are '
-                            f'{image.min()}')
-    for severity, entries, text in (('error', broken, 'images cannot be loaded'),
-                                    ('warn', constant, 'images show nothing')):
+            constant.append(
+                f'image {info["img_id"]} ({info["img_path"]}): all pixels are {image.min()}'
+            )
+    for severity, entries, text in (
+        ('error', broken, 'images cannot be loaded'),
+        ('warn', constant, 'images show nothing'),
+    ):
         if entries:
             shown = entries[:MAX_ENTRIES]
             if len(entries) > MAX_ENTRIES:
@@ -192,8 +206,12 @@ def check_model(cfg: Config, classes: tuple[str, ...] | None, report: Report) ->
     for where, backbone in _dicts_with(cfg.model, 'frozen_stages', 'model'):
         stages = backbone.get('num_stages', 4)
         if not -1 <= backbone['frozen_stages'] <= stages:
-            report.add('error', where, f'frozen_stages={backbone["frozen_stages"]} must lie '
-                       f'between -1 (none) and {stages} (all).')
+            report.add(
+                'error',
+                where,
+                f'frozen_stages={backbone["frozen_stages"]} must lie '
+                f'between -1 (none) and {stages} (all).',
+            )
             return
     try:
         model = MODELS.build(cfg.model)
@@ -204,8 +222,12 @@ def check_model(cfg: Config, classes: tuple[str, ...] | None, report: Report) ->
         found = getattr(module, 'num_classes', None)
         # An RPN tells objects from background, whatever their class.
         if classes and found not in (None, len(classes)) and not name.endswith('rpn_head'):
-            report.add('error', f'model.{name}', f'num_classes={found}, but there are '
-                       f'{len(classes)} classes: {list(classes)}. Set num_classes={len(classes)}.')
+            report.add(
+                'error',
+                f'model.{name}',
+                f'num_classes={found}, but there are '
+                f'{len(classes)} classes: {list(classes)}. Set num_classes={len(classes)}.',
+            )
     check_frozen(model, cfg.get('custom_hooks') or [], report)
 
 
@@ -216,6 +238,7 @@ def check_frozen(model: nn.Module, hooks: list[dict], report: Report) -> None:
         frozen_by_patterns,
         frozen_by_stages,
     )
+
     names = {name for name, _ in model.named_parameters()}
     steps = {'': {name for name, p in model.named_parameters() if not p.requires_grad}}
     for hook in hooks:
@@ -225,7 +248,8 @@ def check_frozen(model: nn.Module, hooks: list[dict], report: Report) -> None:
         try:
             check_schedule(schedule)
             frozen = (frozen_by_patterns if 'patterns' in schedule[0] else frozen_by_stages)(
-                model, schedule)
+                model, schedule
+            )
         except ValueError as error:
             report.add('error', 'custom_hooks', str(error))
             continue
@@ -271,14 +295,17 @@ def find_file_problem(location: str, timeout: float) -> str | None:
         damaged = digest and not sha256_of(cached).startswith(digest)
         return f'is damaged where it was saved: delete {cached}.' if damaged else None
     try:
-        urllib.request.urlopen(urllib.request.Request(location, method='HEAD'),
-                               timeout=timeout).close()
+        urllib.request.urlopen(
+            urllib.request.Request(location, method='HEAD'), timeout=timeout
+        ).close()
     except urllib.error.HTTPError as error:
         if error.code not in HEAD_REFUSED:
             return f'is not there: the server answered {error.code} {error.reason}.'
     except (OSError, ValueError) as error:
-        return (f'cannot be reached: {getattr(error, "reason", error)}. Download it where there '
-                f'is a connection and save it as {cached}.')
+        return (
+            f'cannot be reached: {getattr(error, "reason", error)}. Download it where there '
+            f'is a connection and save it as {cached}.'
+        )
     return None
 
 
@@ -301,20 +328,29 @@ def print_summary(splits: list[Split]) -> None:
         patients = {image['patient_id'] for image in images if image.get('patient_id') is not None}
         spacings = np.array([s for s in map(spacing_of, images) if s])
         counts = class_counts(split)
-        print(f'{split.name}: {split.dataset.ann_file}\n'
-              f'  {len(images)} images, of which {len(split.dataset)} are used; '
-              f'{len(patients) or "unknown"} patients'
-              + ('' if patients else ' (no patient_id, so splits cannot be compared)')
-              + '; pixels of '
-              + (f'{spacings.min():.3g} to {spacings.max():.3g} mm' if len(spacings)
-                 else 'unknown size') + '\n  '
-              + ', '.join(f'{name} {counts[name]}' for name in split.classes))
+        print(
+            f'{split.name}: {split.dataset.ann_file}\n'
+            f'  {len(images)} images, of which {len(split.dataset)} are used; '
+            f'{len(patients) or "unknown"} patients'
+            + ('' if patients else ' (no patient_id, so splits cannot be compared)')
+            + '; pixels of '
+            + (
+                f'{spacings.min():.3g} to {spacings.max():.3g} mm'
+                if len(spacings)
+                else 'unknown size'
+            )
+            + '\n  '
+            + ', '.join(f'{name} {counts[name]}' for name in split.classes)
+        )
 
 
 def class_counts(split: Split) -> Counter:
     """Instances of each class in use."""
-    return Counter(split.classes[instance['bbox_label']] for index in range(len(split.dataset))
-                   for instance in split.dataset.get_data_info(index)['instances'])
+    return Counter(
+        split.classes[instance['bbox_label']]
+        for index in range(len(split.dataset))
+        for instance in split.dataset.get_data_info(index)['instances']
+    )
 
 
 def instance_sizes(split: Split) -> tuple[dict[str, list[float]], bool]:
@@ -329,8 +365,9 @@ def instance_sizes(split: Split) -> tuple[dict[str, list[float]], bool]:
         if name in sizes and annotation.get('segmentation'):
             image = images[annotation['image_id']]
             height, width = spacings[image['id']] if in_cm2 else (1, 1)
-            pixels = int(mask_utils.area(to_rle(
-                annotation['segmentation'], image['height'], image['width'])))
+            pixels = int(
+                mask_utils.area(to_rle(annotation['segmentation'], image['height'], image['width']))
+            )
             sizes[name].append(pixels * height * width / (100 if in_cm2 else 1))
     return sizes, in_cm2
 
@@ -343,9 +380,13 @@ def draw_histograms(splits: list[Split]) -> Figure:
     width = 0.8 / len(splits)
     for number, split in enumerate(splits):
         counts = class_counts(split)
-        bars = class_axes.bar(np.arange(len(names)) + number * width,
-                              [counts[name] for name in names], width, label=split.name,
-                              color=str(0.25 + 0.5 * number / len(splits)))
+        bars = class_axes.bar(
+            np.arange(len(names)) + number * width,
+            [counts[name] for name in names],
+            width,
+            label=split.name,
+            color=str(0.25 + 0.5 * number / len(splits)),
+        )
         class_axes.bar_label(bars, fontsize=7)
     class_axes.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names)
     class_axes.set(title='instances per class')
@@ -357,8 +398,11 @@ def draw_histograms(splits: list[Split]) -> Figure:
         edges = np.linspace(0, max(values, default=1), 30)
         for colour, (name, part) in zip(_colours(len(sizes)), sizes.items()):
             ax.hist(part, edges, histtype='step', linewidth=1.6, color=colour, label=name)
-        ax.set(title=f'sizes, {split.name}', xlabel='area of an instance in '
-               + ('cm$^2$' if in_cm2 else 'pixels'), ylabel='instances')
+        ax.set(
+            title=f'sizes, {split.name}',
+            xlabel='area of an instance in ' + ('cm$^2$' if in_cm2 else 'pixels'),
+            ylabel='instances',
+        )
         ax.legend(frameon=False)
     return figure
 
@@ -369,8 +413,12 @@ def draw_contact_sheet(split: Split, num: int) -> Figure:
     columns = min(COLUMNS, len(indices))
     rows = math.ceil(len(indices) / columns)
     colours = dict(enumerate(_colours(len(split.classes))))
-    figure = Figure(figsize=(columns * TILE_INCHES, rows * (TILE_INCHES + 0.2) + 0.4), dpi=DPI,
-                    facecolor='white', layout='constrained')
+    figure = Figure(
+        figsize=(columns * TILE_INCHES, rows * (TILE_INCHES + 0.2) + 0.4),
+        dpi=DPI,
+        facecolor='white',
+        layout='constrained',
+    )
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for ax in axes:
         ax.set_axis_off()
@@ -380,19 +428,25 @@ def draw_contact_sheet(split: Split, num: int) -> Figure:
         for instance in info['instances']:
             if 'mask' in instance:
                 mask = mask_utils.decode(
-                    to_rle(instance['mask'], info['height'], info['width'])).astype(bool)
+                    to_rle(instance['mask'], info['height'], info['width'])
+                ).astype(bool)
                 label = instance['bbox_label']
-                masks[label] = (masks[label][0] | mask if label in masks else mask, 1.)
+                masks[label] = (masks[label][0] | mask if label in masks else mask, 1.0)
         try:
             image = load_image(split.dataset, int(index))
         except Exception:  # check_images has said why
             image = np.zeros((info['height'], info['width']), np.uint8)
         draw_tile(ax, image, {}, masks, colours)
         ax.set_title(f'{info["img_id"]}: {Path(info["img_path"]).name}'[-40:], fontsize=7)
-    figure.legend(handles=[Patch(color=colours[label], label=name)
-                           for label, name in enumerate(split.classes)],
-                  loc='outside upper left', ncols=8, frameon=False,
-                  title=f'{split.name}: {len(indices)} of {len(split.dataset)} images')
+    figure.legend(
+        handles=[
+            Patch(color=colours[label], label=name) for label, name in enumerate(split.classes)
+        ],
+        loc='outside upper left',
+        ncols=8,
+        frameon=False,
+        title=f'{split.name}: {len(indices)} of {len(split.dataset)} images',
+    )
     return figure
 
 
@@ -402,14 +456,22 @@ def _colours(count: int) -> list[str]:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument('config', help='as for training')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='KEY=VALUE as for '
-                        'training, e.g. data_root=data/mine num_classes=2')
-    parser.add_argument('--out-dir', type=Path, help='folder of the pictures; '
-                        'work_dirs/check_dataset/CONFIG unless given')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='KEY=VALUE as for training, e.g. data_root=data/mine num_classes=2',
+    )
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        help='folder of the pictures; work_dirs/check_dataset/CONFIG unless given',
+    )
     parser.add_argument('--num', type=int, default=24, help='images of a contact sheet')
-    parser.add_argument('--timeout', type=float, default=10., help='seconds to wait for a server')
+    parser.add_argument('--timeout', type=float, default=10.0, help='seconds to wait for a server')
     args = parser.parse_args(argv)
     if args.num < 1:
         parser.error(f'--num is {args.num}: at least one image is needed')

@@ -17,6 +17,7 @@ too, so patients get pseudonyms and no path is written unless --patient-ids fold
 names are anonymous. In patterns, {patient} and other {fields} match within one path component, *
 anything in it, **/ any folders; image and label belong together where all fields agree.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,10 +25,10 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from swin_ext.datasets.conversion import dicom, nifti, png
-from swin_ext.datasets.conversion.coco_writer import INSTANCES, PIXELS, Settings
-from swin_ext.datasets.conversion.convert import REPORT_FILE, Split, convert
-from swin_ext.datasets.conversion.study import ConversionError, LabelMap, Study
+from swin_ext.conversion import dicom, nifti, png
+from swin_ext.conversion.coco_writer import INSTANCES, PIXELS, Settings
+from swin_ext.conversion.convert import REPORT_FILE, Split, convert
+from swin_ext.conversion.study import ConversionError, LabelMap, Study
 
 
 def parse_spacing(text: str) -> tuple[float, float]:
@@ -50,55 +51,91 @@ def parse_frames(text: str) -> dict[str, int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument('root', type=Path, help='folder of the data set')
     common.add_argument('--out', type=Path, required=True, help='folder to write')
-    common.add_argument('--labels', help='label values and their classes, as 1=LV,2=Myo,4=RV; '
-                        'their order is that of the categories')
+    common.add_argument(
+        '--labels',
+        help='label values and their classes, as 1=LV,2=Myo,4=RV; '
+        'their order is that of the categories',
+    )
     common.add_argument('--ignore-labels', default='', help='label values without a class, as 3,5')
-    common.add_argument('--pixels', choices=PIXELS, default='png8',
-                        help='8-bit PNG by a percentile window, 16-bit PNG of the values, or none: '
-                        'file_name is the source file below ROOT (default: png8)')
-    common.add_argument('--window', type=float, nargs=2, default=(0.5, 99.5),
-                        metavar=('LOWER', 'UPPER'), help='percentiles of png8, taken over the '
-                        'volume in NIfTI and over the image in DICOM and PNG (default: 0.5 99.5)')
-    common.add_argument('--instances', choices=INSTANCES, default='class',
-                        help='one instance per class and slice, or per 8-connected component '
-                        '(default: class)')
+    common.add_argument(
+        '--pixels',
+        choices=PIXELS,
+        default='png8',
+        help='8-bit PNG by a percentile window, 16-bit PNG of the values, or none: '
+        'file_name is the source file below ROOT (default: png8)',
+    )
+    common.add_argument(
+        '--window',
+        type=float,
+        nargs=2,
+        default=(0.5, 99.5),
+        metavar=('LOWER', 'UPPER'),
+        help='percentiles of png8, taken over the '
+        'volume in NIfTI and over the image in DICOM and PNG (default: 0.5 99.5)',
+    )
+    common.add_argument(
+        '--instances',
+        choices=INSTANCES,
+        default='class',
+        help='one instance per class and slice, or per 8-connected component (default: class)',
+    )
     common.add_argument('--keep-empty', action='store_true', help='keep slices without a label')
-    common.add_argument('--spacing-mm', type=parse_spacing,
-                        help='pixel spacing of files that carry none, as 1.25 or rows,columns')
-    common.add_argument('--patient-ids', choices=('pseudonym', 'folder'), default='pseudonym',
-                        help='patient_id from a hash of the images, or the {patient} of the '
-                        'pattern for names that identify nobody (default: pseudonym)')
+    common.add_argument(
+        '--spacing-mm',
+        type=parse_spacing,
+        help='pixel spacing of files that carry none, as 1.25 or rows,columns',
+    )
+    common.add_argument(
+        '--patient-ids',
+        choices=('pseudonym', 'folder'),
+        default='pseudonym',
+        help='patient_id from a hash of the images, or the {patient} of the '
+        'pattern for names that identify nobody (default: pseudonym)',
+    )
     split = common.add_mutually_exclusive_group()
     split.add_argument('--val-fraction', type=float, help='of the patients (default: 0.2)')
     split.add_argument('--val-patients', nargs='+', metavar='PATIENT')
     split.add_argument('--folds', type=int, help='for cross-validation')
     common.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
-    common.add_argument('--on-error', choices=('stop', 'skip'), default='stop',
-                        help='at a study that cannot be converted: stop, or leave it out and '
-                        f'list it in {REPORT_FILE} (default: stop)')
+    common.add_argument(
+        '--on-error',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='at a study that cannot be converted: stop, or leave it out and '
+        f'list it in {REPORT_FILE} (default: stop)',
+    )
     common.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
-    common.add_argument('--overwrite', action='store_true',
-                        help='start anew where OUT holds an earlier conversion')
+    common.add_argument(
+        '--overwrite', action='store_true', help='start anew where OUT holds an earlier conversion'
+    )
 
     commands = parser.add_subparsers(dest='command', required=True)
     volumes = commands.add_parser('nifti', parents=[common], help='image and label volumes')
     volumes.add_argument('--layout', choices=(*nifti.LAYOUTS, 'generic'), default='generic')
     volumes.add_argument('--image', help='pattern of image files, for the generic layout')
     volumes.add_argument('--label', help='pattern of label files')
-    volumes.add_argument('--frames', type=parse_frames,
-                         help='of 4-D files, counted from 0, as ED=0,ES=9')
+    volumes.add_argument(
+        '--frames', type=parse_frames, help='of 4-D files, counted from 0, as ED=0,ES=9'
+    )
     volumes.add_argument('--frames-csv', type=Path, help="M&Ms' table with the frames of ED and ES")
-    volumes.add_argument('--assume-same-grid', action='store_true',
-                         help='pair slices by index where a header has no affine')
+    volumes.add_argument(
+        '--assume-same-grid',
+        action='store_true',
+        help='pair slices by index where a header has no affine',
+    )
     series = commands.add_parser(
-        'dicom', parents=[common], help='series with contour files or DICOM-SEG',
+        'dicom',
+        parents=[common],
+        help='series with contour files or DICOM-SEG',
         description='With contours, label 1 is the cavity within the i-contour and label 2 the '
-        'ring between i- and o-contour; with DICOM-SEG, labels are segment numbers.')
+        'ring between i- and o-contour; with DICOM-SEG, labels are segment numbers.',
+    )
     series.add_argument('--images', required=True, help='pattern of image folders')
     labels = series.add_mutually_exclusive_group(required=True)
     labels.add_argument('--contours', help='pattern of folders with contour text files')
@@ -117,11 +154,20 @@ def find_studies(args: argparse.Namespace) -> list[Study]:
             raise ValueError('the generic layout needs --image and --label, or choose a --layout')
         if args.layout != 'generic' and (args.image or args.label or args.frames):
             raise ValueError(f'--image, --label and --frames are set by --layout {args.layout}')
-        return nifti.find_studies(args.root, args.layout, args.image, args.label, args.frames,
-                                  args.frames_csv, args.spacing_mm, args.assume_same_grid)
+        return nifti.find_studies(
+            args.root,
+            args.layout,
+            args.image,
+            args.label,
+            args.frames,
+            args.frames_csv,
+            args.spacing_mm,
+            args.assume_same_grid,
+        )
     if args.command == 'dicom':
-        return dicom.find_studies(args.root, args.images, args.contours, args.segmentations,
-                                  args.link, args.spacing_mm)
+        return dicom.find_studies(
+            args.root, args.images, args.contours, args.segmentations, args.link, args.spacing_mm
+        )
     if args.spacing_mm is None:
         raise ValueError('PNG files carry no pixel spacing: give it with --spacing-mm')
     return png.find_studies(args.root, args.image, args.label, args.spacing_mm)
@@ -136,18 +182,28 @@ def find_settings(args: argparse.Namespace) -> Settings:
         raise ValueError('--labels says which label value is which class, as 1=LV,2=Myo,4=RV')
     label_map = LabelMap.parse(labels, args.ignore_labels)
     if args.command == 'dicom' and args.contours and set(label_map.class_of) - {1, 2}:
-        raise ValueError(f'--labels {labels}: contours have the labels 1 (cavity) and 2 '
-                         '(myocardium) only')
+        raise ValueError(
+            f'--labels {labels}: contours have the labels 1 (cavity) and 2 (myocardium) only'
+        )
     if args.pixels == 'none' and args.patient_ids != 'folder':
-        raise ValueError('--pixels none writes the paths of the source files, in which names may '
-                         'identify patients: if they do not, say so with --patient-ids folder')
+        raise ValueError(
+            '--pixels none writes the paths of the source files, in which names may '
+            'identify patients: if they do not, say so with --patient-ids folder'
+        )
     if not 0 <= args.window[0] < args.window[1] <= 100:
-        raise ValueError(f'--window {args.window[0]:g} {args.window[1]:g}: needs 0 <= LOWER < '
-                         'UPPER <= 100')
+        raise ValueError(
+            f'--window {args.window[0]:g} {args.window[1]:g}: needs 0 <= LOWER < UPPER <= 100'
+        )
     if args.workers < 1:
         raise ValueError(f'--workers {args.workers}: needs at least 1')
-    return Settings(label_map, args.pixels, tuple(args.window), args.instances, args.patient_ids,
-                    args.keep_empty)
+    return Settings(
+        label_map,
+        args.pixels,
+        tuple(args.window),
+        args.instances,
+        args.patient_ids,
+        args.keep_empty,
+    )
 
 
 def summarise(report: dict, out: Path) -> str:
@@ -156,42 +212,67 @@ def summarise(report: dict, out: Path) -> str:
         counts = ', '.join(f'{key} {count}' for key, count in report['instances'][name].items())
         lines.append(f'{out / name}.json: {images} images; instances: {counts}')
     lines += [f'left out: {count} {reason}' for reason, count in report['left_out'].items()]
-    never = [key for key in next(iter(report['instances'].values()))
-             if not any(counts[key] for counts in report['instances'].values())]
+    never = [
+        key
+        for key in next(iter(report['instances'].values()))
+        if not any(counts[key] for counts in report['instances'].values())
+    ]
     if never:
         lines.append(f'WARNING: no instance of {", ".join(never)} anywhere: check --labels')
-    lines += [f'WARNING: {name}.json has no image' for name, images in report['images'].items()
-              if not images]
-    lines.append(f'{report["converted"]} studies converted, {report["resumed"]} were finished '
-                 f'before, {len(report["skipped"])} skipped; see {out / REPORT_FILE}')
+    lines += [
+        f'WARNING: {name}.json has no image'
+        for name, images in report['images'].items()
+        if not images
+    ]
+    lines.append(
+        f'{report["converted"]} studies converted, {report["resumed"]} were finished '
+        f'before, {len(report["skipped"])} skipped; see {out / REPORT_FILE}'
+    )
     return '\n'.join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    fraction = 0.2 if args.val_patients is None and args.folds is None \
-        and args.val_fraction is None else args.val_fraction
-    split = Split(fraction, tuple(args.val_patients) if args.val_patients else None, args.folds,
-                  args.seed)
+    fraction = (
+        0.2
+        if args.val_patients is None and args.folds is None and args.val_fraction is None
+        else args.val_fraction
+    )
+    split = Split(
+        fraction, tuple(args.val_patients) if args.val_patients else None, args.folds, args.seed
+    )
     try:
         settings = find_settings(args)
         studies = find_studies(args)
         if not studies:
             raise ValueError(f'no study found: nothing below {args.root} matches the patterns')
-        report = convert(studies, args.out, settings, split, on_error=args.on_error,
-                         workers=args.workers, overwrite=args.overwrite)
+        report = convert(
+            studies,
+            args.out,
+            settings,
+            split,
+            on_error=args.on_error,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
     except ConversionError as error:
-        sys.exit(f'error: {error}\nNothing of this study was written; finished studies stay. Run '
-                 'again to go on, with --on-error skip to leave such studies out.')
+        sys.exit(
+            f'error: {error}\nNothing of this study was written; finished studies stay. Run '
+            'again to go on, with --on-error skip to leave such studies out.'
+        )
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
     except OSError as error:  # for instance a full disk
-        sys.exit(f'error: cannot write {error.filename or args.out}: {error.strerror or error}. '
-                 'Finished studies stay; when this is put right, run again to go on.')
+        sys.exit(
+            f'error: cannot write {error.filename or args.out}: {error.strerror or error}. '
+            'Finished studies stay; when this is put right, run again to go on.'
+        )
     except BrokenProcessPool:
-        sys.exit('error: a worker process was killed, most often for lack of memory. Finished '
-                 'studies stay; run again with fewer --workers to go on.')
+        sys.exit(
+            'error: a worker process was killed, most often for lack of memory. Finished '
+            'studies stay; run again with fewer --workers to go on.'
+        )
     except KeyboardInterrupt:
         sys.exit('interrupted; finished studies stay, run again to go on')
     print(summarise(report, args.out))

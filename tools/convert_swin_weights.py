@@ -8,6 +8,7 @@ backbone, a classifier or a detector, of V1 or V2. Train from the result with
     --cfg-options model.backbone.init_cfg.type=Pretrained \\
         model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,21 +16,22 @@ from pathlib import Path
 
 import torch
 
-from swin_ext.engine.checkpoint_files import read_checkpoint
-from swin_ext.engine.download import sha256_of
-from swin_ext.engine.safe_checkpoint import CheckpointError
+from swin_ext.checkpoint.safe_reading import CheckpointError
+from swin_ext.checkpoint.weight_files import read_checkpoint
 from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
-from swin_ext.models.swin_weights import (
+from swin_ext.models.weights.swin import (
     ConvertedWeights,
     SwinWeightsError,
     convert_swin_state_dict,
     infer_architecture,
     match_to_model,
 )
+from swin_ext.utils.hashes import sha256_of
 
 
-def build_backbone(converted: ConvertedWeights, arch: str | None,
-                   window_size: int | None) -> SwinBackbone:
+def build_backbone(
+    converted: ConvertedWeights, arch: str | None, window_size: int | None
+) -> SwinBackbone:
     """Build the model to fit the weights to: theirs, but for what the user asks for.
 
     Raises:
@@ -40,13 +42,14 @@ def build_backbone(converted: ConvertedWeights, arch: str | None,
         raise SwinWeightsError(
             f'these are weights of Swin V2 ({converted.format} format), which has no position bias '
             'tables to resize: leave --window-size out, and give window_size (and '
-            'pretrained_window_sizes) to SwinBackbone')
+            'pretrained_window_sizes) to SwinBackbone'
+        )
     weights = converted.state_dict
     inferred = infer_architecture(weights)
     patches = weights['patch_embed.projection.weight']  # (embed_dims, channels, patch, patch)
     hidden = weights['stages.0.blocks.0.ffn.layers.0.0.weight']  # (mlp_ratio * dim, dim)
     position = weights.get('absolute_pos_embed')  # (1, side**2, embed_dims)
-    side = 0 if position is None else round(position.shape[1]**0.5)
+    side = 0 if position is None else round(position.shape[1] ** 0.5)
     return SwinBackbone(
         arch=arch or inferred['arch'],
         in_channels=patches.shape[1],
@@ -56,19 +59,30 @@ def build_backbone(converted: ConvertedWeights, arch: str | None,
         qkv_bias=f'stages.0.blocks.0.attn.w_msa.{"q_bias" if is_v2 else "qkv.bias"}' in weights,
         patch_norm='patch_embed.norm.weight' in weights,
         use_abs_pos_embed=position is not None,
-        pretrain_img_size=side * patches.shape[2])
+        pretrain_img_size=side * patches.shape[2],
+    )
 
 
 def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('src', type=Path, help='.pth, .pt, .bin, .pkl or .safetensors file')
     parser.add_argument('dst', type=Path, help='.pth file to write')
-    parser.add_argument('--arch', choices=ARCHITECTURES,
-                        help='insist on this size (default: whatever the source has)')
-    parser.add_argument('--window-size', type=int, metavar='TOKENS',
-                        help='resize the position bias tables of V1 for windows of this side')
-    parser.add_argument('--hash', action='store_true',
-                        help='append the first 8 digits of the SHA-256 to the name of DST')
+    parser.add_argument(
+        '--arch',
+        choices=ARCHITECTURES,
+        help='insist on this size (default: whatever the source has)',
+    )
+    parser.add_argument(
+        '--window-size',
+        type=int,
+        metavar='TOKENS',
+        help='resize the position bias tables of V1 for windows of this side',
+    )
+    parser.add_argument(
+        '--hash',
+        action='store_true',
+        help='append the first 8 digits of the SHA-256 to the name of DST',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing DST')
     return parser, parser.parse_args(argv)
 

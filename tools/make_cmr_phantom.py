@@ -7,6 +7,7 @@ diastole (ED) and end systole (ES).
 
     python tools/make_cmr_phantom.py --out data/cmr_phantom --patients 40 --seed 0
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,53 +33,63 @@ PARAMETERS_FILE = 'phantom.json'
 PHANTOM_VERSION = 1
 
 DEFAULT_FIELD_OF_VIEW_MM = 230.4
-MIN_FIELD_OF_VIEW_MM = 200.  # the largest heart, off centre, still fits
+MIN_FIELD_OF_VIEW_MM = 200.0  # the largest heart, off centre, still fits
 MIN_SIZE_PX = 64
 MAX_SPACING_MM = 3.6  # beyond it the thinnest walls are not two pixels wide
-MAX_SLICE_GAP_MM = 20.
+MAX_SLICE_GAP_MM = 20.0
 MIN_INSTANCE_AREA_PX = 20
 
 # The anatomy is drawn on a grid this many times finer than the image. Cutting the outer k-space of
 # that grid away, as a scanner never samples it, gives the point spread and the Gibbs ringing.
 SUPERSAMPLING = 2
 CONTOUR_ANGLES = 1440
-ROUNDING = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * SUPERSAMPLING + 1, ) * 2)
+ROUNDING = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * SUPERSAMPLING + 1,) * 2)
 
 
 @dataclass(frozen=True)
 class PhantomParameters:
     """What determines the bytes of a data set; lengths in mm, ``size`` in px."""
+
     patients: int = 40
     val_fraction: float = 0.25
     seed: int = 0
     size: int = 128
     spacing_mm: float = DEFAULT_FIELD_OF_VIEW_MM / 128
-    slice_gap_mm: float = 8.
+    slice_gap_mm: float = 8.0
     version: int = PHANTOM_VERSION
 
     def check(self) -> None:
         """Raise ValueError naming the first parameter no data set can be made with."""
         if self.patients < 2:
-            raise ValueError(f'--patients is {self.patients}: at least 2 are needed, one to train '
-                             'on and one to hold out')
+            raise ValueError(
+                f'--patients is {self.patients}: at least 2 are needed, one to train '
+                'on and one to hold out'
+            )
         if not 0 < self.val_fraction < 1:
-            raise ValueError(f'--val-fraction is {self.val_fraction}: it must lie between 0 and 1, '
-                             'both excluded')
+            raise ValueError(
+                f'--val-fraction is {self.val_fraction}: it must lie between 0 and 1, both excluded'
+            )
         if self.seed < 0:
             raise ValueError(f'--seed is {self.seed}: it must not be negative')
         if self.size < MIN_SIZE_PX:
             raise ValueError(f'--size is {self.size}: at least {MIN_SIZE_PX} px are needed')
         if not 0 < self.spacing_mm <= MAX_SPACING_MM:
-            raise ValueError(f'--spacing-mm is {self.spacing_mm}: it must lie in '
-                             f'(0, {MAX_SPACING_MM:g}], so that the heart wall is some pixels wide')
+            raise ValueError(
+                f'--spacing-mm is {self.spacing_mm}: it must lie in '
+                f'(0, {MAX_SPACING_MM:g}], so that the heart wall is some pixels wide'
+            )
         field_of_view = self.size * self.spacing_mm
         if field_of_view < MIN_FIELD_OF_VIEW_MM:
-            raise ValueError(f'--size {self.size} px times --spacing-mm {self.spacing_mm:g} is a '
-                             f'field of view of {field_of_view:g} mm; the heart needs '
-                             f'{MIN_FIELD_OF_VIEW_MM:g} mm: raise one of the two')
+            raise ValueError(
+                f'--size {self.size} px times --spacing-mm {self.spacing_mm:g} is a '
+                f'field of view of {field_of_view:g} mm; the heart needs '
+                f'{MIN_FIELD_OF_VIEW_MM:g} mm: raise one of the two'
+            )
         if not 0 < self.slice_gap_mm <= MAX_SLICE_GAP_MM:
-            raise ValueError(f'--slice-gap-mm is {self.slice_gap_mm}: it must lie in '
-                             f'(0, {MAX_SLICE_GAP_MM:g}], so that each heart gets several slices')
+            raise ValueError(
+                f'--slice-gap-mm is {self.slice_gap_mm}: it must lie in '
+                f'(0, {MAX_SLICE_GAP_MM:g}], so that each heart gets several slices'
+            )
 
     def num_val(self) -> int:
         """Number of held-out patients, at least one, with at least one left to train on."""
@@ -88,6 +99,7 @@ class PhantomParameters:
 @dataclass(frozen=True)
 class Contour:
     """Relative radius over the angle, ``1 + sum_k amplitude_k cos(order_k angle - phase_k)``."""
+
     orders: tuple[int, ...]
     amplitudes: tuple[float, ...]
     phases: tuple[float, ...]
@@ -95,9 +107,11 @@ class Contour:
     @classmethod
     def sample(cls, rng: np.random.Generator, amplitudes: dict[int, float]) -> Contour:
         """Draw amplitudes up to those given per order (relative to the radius) and phases."""
-        return cls(tuple(amplitudes),
-                   tuple(rng.uniform(0, limit) for limit in amplitudes.values()),
-                   tuple(rng.uniform(0, 2 * np.pi) for _ in amplitudes))
+        return cls(
+            tuple(amplitudes),
+            tuple(rng.uniform(0, limit) for limit in amplitudes.values()),
+            tuple(rng.uniform(0, 2 * np.pi) for _ in amplitudes),
+        )
 
     def __call__(self, angle: np.ndarray) -> np.ndarray:
         """Relative radius at ``angle``, in rad from -pi to pi, same shape."""
@@ -117,6 +131,7 @@ class Patient:
     The patient's axes are x to the left of the patient, y to the back; unrotated, these are the
     image's x and y. All positions but ``heart_centre`` are relative to the LV's centre.
     """
+
     # Left ventricle at ED, radius and wall at the base.
     lv_radius: float
     lv_length: float
@@ -168,12 +183,12 @@ class Patient:
         radius, length, wall = self.lv_radius, self.lv_length, self.lv_wall
         if phase == 'ES':
             shortening = 1 - 0.25 * self.ejection_fraction
-            muscle_area = ((radius + wall)**2 - radius**2) / shortening
+            muscle_area = ((radius + wall) ** 2 - radius**2) / shortening
             radius *= math.sqrt((1 - self.ejection_fraction) / shortening)
             length *= shortening
             wall = math.sqrt(radius**2 + muscle_area) - radius
         height = z / length
-        profile = math.sqrt(1 - (1 - height)**2)
+        profile = math.sqrt(1 - (1 - height) ** 2)
         return height, radius * profile, wall * (0.85 + 0.15 * height)
 
     def planes(self, slice_gap_mm: float) -> list[float]:
@@ -203,8 +218,10 @@ def simulate_patient(rng: np.random.Generator) -> Patient:
         rotation=math.radians(uniform(-40, 25)),
         tilt=(uniform(-0.12, 0.12), uniform(-0.12, 0.12)),
         apex_to_first_plane=uniform(0.35, 0.85),
-        papillary_angles=(septum_angle + math.radians(uniform(110, 140)),
-                          septum_angle + math.radians(uniform(215, 250))),
+        papillary_angles=(
+            septum_angle + math.radians(uniform(110, 140)),
+            septum_angle + math.radians(uniform(215, 250)),
+        ),
         papillary_radii=(uniform(2.8, 4.8), uniform(2.8, 4.8)),
         septum_angle=septum_angle,
         rv_depth=uniform(26, 38),
@@ -225,7 +242,8 @@ def simulate_patient(rng: np.random.Generator) -> Patient:
         muscle_signal=uniform(0.19, 0.27),
         gain=uniform(0.85, 1.1),
         coil_decay=uniform(130, 300),
-        noise_sigma=uniform(0.012, 0.028))
+        noise_sigma=uniform(0.012, 0.028),
+    )
 
 
 def add_rician_noise(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -240,8 +258,10 @@ def add_rician_noise(signal: np.ndarray, sigma: float, rng: np.random.Generator)
         Non-negative magnitude. Where the signal is 0 it is Rayleigh distributed, with the mean
         ``sigma sqrt(pi / 2)``.
     """
-    return np.hypot(signal + sigma * rng.standard_normal(signal.shape),
-                    sigma * rng.standard_normal(signal.shape))
+    return np.hypot(
+        signal + sigma * rng.standard_normal(signal.shape),
+        sigma * rng.standard_normal(signal.shape),
+    )
 
 
 def acquire(anatomy: np.ndarray) -> np.ndarray:
@@ -261,8 +281,9 @@ def acquire(anatomy: np.ndarray) -> np.ndarray:
     return fft.ifft2(k_space * fermi).real / SUPERSAMPLING**2
 
 
-def render_slice(patient: Patient, z: float, phase: str, size: int, spacing_mm: float,
-                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def render_slice(
+    patient: Patient, z: float, phase: str, size: int, spacing_mm: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Image and label map of one short-axis slice.
 
     Papillary muscles and trabeculae are dark in the image and belong to the cavity in the labels,
@@ -286,8 +307,10 @@ def render_slice(patient: Patient, z: float, phase: str, size: int, spacing_mm: 
     x, y = np.meshgrid((pixel - size / 2) * spacing_mm, (pixel - size / 2) * spacing_mm)
 
     height, radius, wall = patient.lv_shape(z, phase)
-    heart_x, heart_y = (centre + tilt * (z - patient.lv_length / 2)
-                        for centre, tilt in zip(patient.heart_centre, patient.tilt))
+    heart_x, heart_y = (
+        centre + tilt * (z - patient.lv_length / 2)
+        for centre, tilt in zip(patient.heart_centre, patient.tilt)
+    )
     x, y = x - heart_x, y - heart_y
     cos, sin = math.cos(patient.rotation), math.sin(patient.rotation)
     x, y = x * cos + y * sin, y * cos - x * sin
@@ -296,7 +319,7 @@ def render_slice(patient: Patient, z: float, phase: str, size: int, spacing_mm: 
     angle = np.arctan2(y, x)
     endocardium = radius * patient.lv_contour(angle)
     if _image_area(from_lv < endocardium) < MIN_INSTANCE_AREA_PX:
-        radius, endocardium = 0., np.zeros_like(endocardium)
+        radius, endocardium = 0.0, np.zeros_like(endocardium)
     epicardium = endocardium + wall * patient.wall_contour(angle)
     cavity = from_lv < endocardium
     muscle = (from_lv < epicardium) & ~cavity
@@ -324,10 +347,13 @@ def render_slice(patient: Patient, z: float, phase: str, size: int, spacing_mm: 
     signal[cavity] = blood[cavity]
     signal[cavity & (trabeculae > 0.9) & (from_lv > endocardium - 3.5)] *= 0.45
     if 0.25 < height < 0.75:
-        for papillary_angle, papillary_radius in zip(patient.papillary_angles,
-                                                     patient.papillary_radii):
-            distance = np.hypot(x - 0.74 * radius * math.cos(papillary_angle),
-                                y - 0.74 * radius * math.sin(papillary_angle))
+        for papillary_angle, papillary_radius in zip(
+            patient.papillary_angles, patient.papillary_radii
+        ):
+            distance = np.hypot(
+                x - 0.74 * radius * math.cos(papillary_angle),
+                y - 0.74 * radius * math.sin(papillary_angle),
+            )
             papillary = cavity & (distance < papillary_radius * (1 + 0.3 * trabeculae))
             signal[papillary] = 1.2 * patient.muscle_signal
 
@@ -346,8 +372,14 @@ def _image_area(fine_mask: np.ndarray) -> int:
     return int(np.count_nonzero(fine_mask[::SUPERSAMPLING, ::SUPERSAMPLING]))
 
 
-def _distance_outside_rv(patient: Patient, x: np.ndarray, y: np.ndarray, height: float,
-                         lv_outer_radius: float, phase: str) -> np.ndarray:
+def _distance_outside_rv(
+    patient: Patient,
+    x: np.ndarray,
+    y: np.ndarray,
+    height: float,
+    lv_outer_radius: float,
+    phase: str,
+) -> np.ndarray:
     """Approximate distance in mm outside the RV's outline (negative inside), inf without an RV.
 
     The outline is an ellipse next to the LV which reaches ``depth`` beyond the septum; the part of
@@ -356,14 +388,14 @@ def _distance_outside_rv(patient: Patient, x: np.ndarray, y: np.ndarray, height:
     if height < patient.rv_apex:
         return np.full_like(x, np.inf)
     growth = math.sqrt((height - patient.rv_apex) / (1 - patient.rv_apex))
-    depth = patient.rv_depth * (0.3 + 0.7 * min(growth, 1.))
+    depth = patient.rv_depth * (0.3 + 0.7 * min(growth, 1.0))
     if phase == 'ES':
         depth *= 1 - 0.7 * patient.ejection_fraction
-    depth = max(depth, 8.)
+    depth = max(depth, 8.0)
 
     centre = 0.9 * lv_outer_radius
     along_axis = lv_outer_radius + depth - centre
-    across_axis = lv_outer_radius * (0.78 + 0.30 * min(height, 1.))
+    across_axis = lv_outer_radius * (0.78 + 0.30 * min(height, 1.0))
     cos, sin = math.cos(patient.septum_angle), math.sin(patient.septum_angle)
     along = x * cos + y * sin - centre
     across = y * cos - x * sin
@@ -373,8 +405,9 @@ def _distance_outside_rv(patient: Patient, x: np.ndarray, y: np.ndarray, height:
     return distance - distance / np.maximum(relative, 1e-3)
 
 
-def _add_pericardium(patient: Patient, signal: np.ndarray, outside_heart: np.ndarray,
-                     angle: np.ndarray) -> None:
+def _add_pericardium(
+    patient: Patient, signal: np.ndarray, outside_heart: np.ndarray, angle: np.ndarray
+) -> None:
     """Draw the thin RV wall and the epicardial fat around the heart into ``signal``."""
     # Most of the fat is in front of the RV.
     fat_thickness = 3 + 5 * np.maximum(np.cos(angle - patient.septum_angle - 0.6), -0.4)
@@ -383,8 +416,14 @@ def _add_pericardium(patient: Patient, signal: np.ndarray, outside_heart: np.nda
     signal[outside_heart < 2.5] = patient.muscle_signal
 
 
-def _thorax(patient: Patient, x: np.ndarray, y: np.ndarray, height: float, lv_outer_radius: float,
-            noise: Callable[[float], np.ndarray]) -> np.ndarray:
+def _thorax(
+    patient: Patient,
+    x: np.ndarray,
+    y: np.ndarray,
+    height: float,
+    lv_outer_radius: float,
+    noise: Callable[[float], np.ndarray],
+) -> np.ndarray:
     """Signal of all but the heart. Fat is negative.
 
     In bSSFP fat and water precess in opposition, so that where they meet within a pixel their
@@ -399,7 +438,7 @@ def _thorax(patient: Patient, x: np.ndarray, y: np.ndarray, height: float, lv_ou
     from_centre = np.hypot(body_x, body_y)
     depth = from_centre / np.maximum(relative, 1e-3) - from_centre
     # Subcutaneous fat is thicker at the sides than in front of the sternum.
-    fat_thickness = patient.fat_thickness * (0.8 + 0.6 * np.cos(body_angle)**2) + 1.5 * broad
+    fat_thickness = patient.fat_thickness * (0.8 + 0.6 * np.cos(body_angle) ** 2) + 1.5 * broad
     lung_depth = fat_thickness + patient.chest_wall_thickness + 1.5 * coarse
 
     signal = np.zeros_like(x)
@@ -419,8 +458,8 @@ def _thorax(patient: Patient, x: np.ndarray, y: np.ndarray, height: float, lv_ou
     signal[vessels] = 0.35
 
     # Towards the apex the planes dip deeper below the diaphragm.
-    diaphragm = lv_outer_radius + patient.diaphragm_gap + 18 * min(height, 1.)
-    diaphragm = diaphragm + 0.003 * (x + 25)**2 + 3 * broad
+    diaphragm = lv_outer_radius + patient.diaphragm_gap + 18 * min(height, 1.0)
+    diaphragm = diaphragm + 0.003 * (x + 25) ** 2 + 3 * broad
     abdomen = inside & (y > diaphragm)
     signal[abdomen] = -0.5 - 0.06 * coarse[abdomen]
     liver = abdomen & (y > diaphragm + 2.5)
@@ -450,8 +489,9 @@ def _smooth_noise(rng: np.random.Generator, size: int, correlation_px: float) ->
     return 1.25 * cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def render_patient(index: int, parameters: PhantomParameters
-                   ) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+def render_patient(
+    index: int, parameters: PhantomParameters
+) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
     """All slices of one patient, at ED and then at ES, base first.
 
     A patient depends on the seed and its own index alone, so a larger data set begins with the
@@ -461,24 +501,30 @@ def render_patient(index: int, parameters: PhantomParameters
     Yields:
         COCO image entry without its id; image and labels as in :func:`render_slice`.
     """
-    rng = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=(index, )))
+    rng = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=(index,)))
     patient = simulate_patient(rng)
     for phase in PHASES:
         for number, z in enumerate(patient.planes(parameters.slice_gap_mm)):
             if patient.lv_shape(z, phase)[0] > 1:
                 continue
-            image, labels = render_slice(patient, z, phase, parameters.size,
-                                         parameters.spacing_mm, rng)
+            image, labels = render_slice(
+                patient, z, phase, parameters.size, parameters.spacing_mm, rng
+            )
             patient_id = f'patient{index:04d}'
-            yield dict(
-                file_name=f'{patient_id}_{phase}_slice{number:02d}.png',
-                width=parameters.size,
-                height=parameters.size,
-                patient_id=patient_id,
-                slice=number,
-                phase=phase,
-                spacing_mm=parameters.spacing_mm,
-                slice_spacing_mm=parameters.slice_gap_mm), image, labels
+            yield (
+                dict(
+                    file_name=f'{patient_id}_{phase}_slice{number:02d}.png',
+                    width=parameters.size,
+                    height=parameters.size,
+                    patient_id=patient_id,
+                    slice=number,
+                    phase=phase,
+                    spacing_mm=parameters.spacing_mm,
+                    slice_spacing_mm=parameters.slice_gap_mm,
+                ),
+                image,
+                labels,
+            )
 
 
 def encode_instances(labels: np.ndarray) -> list[dict]:
@@ -488,12 +534,15 @@ def encode_instances(labels: np.ndarray) -> list[dict]:
         mask = labels == category['id']
         if mask.any():
             rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
-            annotations.append(dict(
-                category_id=category['id'],
-                bbox=mask_utils.toBbox(rle).tolist(),
-                area=int(mask_utils.area(rle)),
-                iscrowd=0,
-                segmentation=dict(size=list(rle['size']), counts=rle['counts'].decode('ascii'))))
+            annotations.append(
+                dict(
+                    category_id=category['id'],
+                    bbox=mask_utils.toBbox(rle).tolist(),
+                    area=int(mask_utils.area(rle)),
+                    iscrowd=0,
+                    segmentation=dict(size=list(rle['size']), counts=rle['counts'].decode('ascii')),
+                )
+            )
     return annotations
 
 
@@ -507,8 +556,10 @@ def write_dataset(folder: Path, parameters: PhantomParameters) -> dict[str, int]
     num_train = parameters.patients - parameters.num_val()
     num_images = {}
     with tqdm(total=parameters.patients, desc='simulated patients', unit='patient') as progress:
-        for split, indices in (('train', range(num_train)),
-                               ('val', range(num_train, parameters.patients))):
+        for split, indices in (
+            ('train', range(num_train)),
+            ('val', range(num_train, parameters.patients)),
+        ):
             images, annotations = [], []
             for index in indices:
                 for entry, image, labels in render_patient(index, parameters):
@@ -517,14 +568,16 @@ def write_dataset(folder: Path, parameters: PhantomParameters) -> dict[str, int]
                         raise OSError(f'could not write {path}')
                     images.append(dict(id=len(images) + 1, **entry))
                     for annotation in encode_instances(labels):
-                        annotations.append(dict(
-                            id=len(annotations) + 1, image_id=images[-1]['id'], **annotation))
+                        annotations.append(
+                            dict(id=len(annotations) + 1, image_id=images[-1]['id'], **annotation)
+                        )
                 progress.update()
             coco = dict(
                 info=dict(description='Simulated short-axis cardiac MR', **asdict(parameters)),
                 categories=CATEGORIES,
                 images=images,
-                annotations=annotations)
+                annotations=annotations,
+            )
             (folder / f'{split}.json').write_text(json.dumps(coco) + '\n')
             num_images[split] = len(images)
     (folder / PARAMETERS_FILE).write_text(json.dumps(asdict(parameters), indent=2) + '\n')
@@ -541,8 +594,10 @@ def holds_dataset(out: Path, parameters: PhantomParameters, overwrite: bool) -> 
         return False
     marker = out / PARAMETERS_FILE
     if not marker.is_file():
-        raise FileExistsError(f'{out} exists and has no {PARAMETERS_FILE}, so it is no phantom '
-                              'data set and is never replaced: choose another --out')
+        raise FileExistsError(
+            f'{out} exists and has no {PARAMETERS_FILE}, so it is no phantom '
+            'data set and is never replaced: choose another --out'
+        )
     try:
         found = json.loads(marker.read_text())
     except json.JSONDecodeError:
@@ -550,8 +605,10 @@ def holds_dataset(out: Path, parameters: PhantomParameters, overwrite: bool) -> 
     if found == asdict(parameters):
         return True
     if not overwrite:
-        raise FileExistsError(f'{out} holds a phantom data set made with other parameters '
-                              f'({marker}): choose another --out, or replace it with --overwrite')
+        raise FileExistsError(
+            f'{out} holds a phantom data set made with other parameters '
+            f'({marker}): choose another --out, or replace it with --overwrite'
+        )
     return False
 
 
@@ -579,20 +636,32 @@ def replace_folder(out: Path, parameters: PhantomParameters) -> dict[str, int]:
 
 def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('data/cmr_phantom'),
-                        help='folder to write: images/, train.json, val.json')
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data/cmr_phantom'),
+        help='folder to write: images/, train.json, val.json',
+    )
     parser.add_argument('--patients', type=int, default=32, help='simulated patients, all splits')
-    parser.add_argument('--val-fraction', type=float, default=0.25,
-                        help='fraction of the patients that is held out')
+    parser.add_argument(
+        '--val-fraction', type=float, default=0.25, help='fraction of the patients that is held out'
+    )
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
     parser.add_argument('--size', type=int, default=128, help='image width and height in px')
-    parser.add_argument('--spacing-mm', type=float,
-                        help='pixel width; without it the field of view is '
-                        f'{DEFAULT_FIELD_OF_VIEW_MM:g} mm whatever the size')
-    parser.add_argument('--slice-gap-mm', type=float, default=8., help='distance between slices')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace a phantom data set made with other parameters')
+    parser.add_argument(
+        '--spacing-mm',
+        type=float,
+        help='pixel width; without it the field of view is '
+        f'{DEFAULT_FIELD_OF_VIEW_MM:g} mm whatever the size',
+    )
+    parser.add_argument('--slice-gap-mm', type=float, default=8.0, help='distance between slices')
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace a phantom data set made with other parameters',
+    )
     return parser, parser.parse_args(argv)
 
 
@@ -607,7 +676,8 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
         size=args.size,
         spacing_mm=spacing_mm,
-        slice_gap_mm=args.slice_gap_mm)
+        slice_gap_mm=args.slice_gap_mm,
+    )
     out = args.out.resolve()
     try:
         parameters.check()
@@ -617,8 +687,10 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
     num_images = replace_folder(out, parameters)
-    print(f'wrote {num_images["train"]} training and {num_images["val"]} validation images of '
-          f'{parameters.patients} patients to {args.out}')
+    print(
+        f'wrote {num_images["train"]} training and {num_images["val"]} validation images of '
+        f'{parameters.patients} patients to {args.out}'
+    )
 
 
 if __name__ == '__main__':

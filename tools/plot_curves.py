@@ -4,6 +4,7 @@
 
     python tools/plot_curves.py work_dirs/mask_rcnn_swin-s_cmr
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,14 +39,20 @@ def read_log(path: Path) -> list[dict]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
-                print(f'{path}, line {number}: cut short, skipped (is the run still writing, or '
-                      'was it killed?)', file=sys.stderr)
+                print(
+                    f'{path}, line {number}: cut short, skipped (is the run still writing, or '
+                    'was it killed?)',
+                    file=sys.stderr,
+                )
                 continue
-            raise ValueError(f'{path}, line {number}: not JSON ({error}); is this a scalar log of '
-                             'MMEngine?') from error
+            raise ValueError(
+                f'{path}, line {number}: not JSON ({error}); is this a scalar log of MMEngine?'
+            ) from error
         if not isinstance(record, dict) or 'step' not in record:
-            raise ValueError(f'{path}, line {number}: no JSON object with a step; is this a scalar '
-                             'log of MMEngine?')
+            raise ValueError(
+                f'{path}, line {number}: no JSON object with a step; is this a scalar '
+                'log of MMEngine?'
+            )
         if 'loss' in record:
             iteration = record['step']
         records.append({**record, 'step': max(record['step'], iteration)})
@@ -70,9 +77,11 @@ def read_work_dir(work_dir: Path) -> list[dict]:
         if run:
             records = [record for record in records if record['step'] < run[0]['step']] + run
     if not records:
-        raise FileNotFoundError(f'no training log in {work_dir}: {len(logs)} files match '
-                                f'{LOG_PATTERN}, none with a training line; give the work_dir of a '
-                                'training run that has logged at least once')
+        raise FileNotFoundError(
+            f'no training log in {work_dir}: {len(logs)} files match '
+            f'{LOG_PATTERN}, none with a training line; give the work_dir of a '
+            'training run that has logged at least once'
+        )
     return records
 
 

@@ -5,6 +5,7 @@
     python tools/show_results.py --ann data/cmr_phantom/val.json \\
         --img-prefix data/cmr_phantom/images --pred work_dirs/results.segm.json --out results.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,8 +32,9 @@ def load_ground_truth(ann_file: Path) -> COCO:
     except json.JSONDecodeError as error:
         raise ValueError(f'{ann_file} is not a JSON file: {error}') from error
     if not coco.imgs or not coco.cats:
-        raise ValueError(f'{ann_file} has no images or no categories: give a COCO annotation file '
-                         'with --ann')
+        raise ValueError(
+            f'{ann_file} has no images or no categories: give a COCO annotation file with --ann'
+        )
     return coco
 
 
@@ -50,29 +52,39 @@ def load_predictions(pred_file: Path, coco: COCO) -> dict[int, list[dict]]:
     except json.JSONDecodeError as error:
         raise ValueError(f'{pred_file} is not a JSON file: {error}') from error
     if not isinstance(predictions, list):
-        raise ValueError(f'{pred_file} holds a {type(predictions).__name__}, not a list of COCO '
-                         'results: give the .segm.json written by the evaluator')
+        raise ValueError(
+            f'{pred_file} holds a {type(predictions).__name__}, not a list of COCO '
+            'results: give the .segm.json written by the evaluator'
+        )
     by_image = {image_id: [] for image_id in coco.imgs}
     for index, prediction in enumerate(predictions):
         where = f'{pred_file}, entry {index}'
         missing = [key for key in PREDICTION_KEYS if key not in prediction]
         if missing:
-            raise ValueError(f'{where}: no {", ".join(missing)}; give the .segm.json written by '
-                             'the evaluator, not the .bbox.json')
+            raise ValueError(
+                f'{where}: no {", ".join(missing)}; give the .segm.json written by '
+                'the evaluator, not the .bbox.json'
+            )
         image_id, category_id = prediction['image_id'], prediction['category_id']
         if image_id not in by_image:
-            raise ValueError(f'{where}: image_id {image_id} is not in the annotation file; were '
-                             'the predictions made on another split?')
+            raise ValueError(
+                f'{where}: image_id {image_id} is not in the annotation file; were '
+                'the predictions made on another split?'
+            )
         if category_id not in coco.cats:
-            raise ValueError(f'{where}: category_id {category_id} is not in the annotation file, '
-                             f'which has {sorted(coco.cats)}')
+            raise ValueError(
+                f'{where}: category_id {category_id} is not in the annotation file, '
+                f'which has {sorted(coco.cats)}'
+            )
         image = coco.imgs[image_id]
         if not isinstance(prediction['segmentation'], dict):
             raise ValueError(f'{where}: the segmentation is no run-length encoding')
         height, width = prediction['segmentation']['size']
         if (height, width) != (image['height'], image['width']):
-            raise ValueError(f'{where}: the mask is {width}x{height} px but image_id {image_id} '
-                             f'is {image["width"]}x{image["height"]} px')
+            raise ValueError(
+                f'{where}: the mask is {width}x{height} px but image_id {image_id} '
+                f'is {image["width"]}x{image["height"]} px'
+            )
         by_image[image_id].append(prediction)
     return by_image
 
@@ -87,8 +99,10 @@ def load_image(coco: COCO, image_id: int, img_prefix: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f'{path} (image_id {image_id}) cannot be read as an image')
     if image.shape != (info['height'], info['width']):
-        raise ValueError(f'{path} is {image.shape[1]}x{image.shape[0]} px, but the annotation file '
-                         f'says {info["width"]}x{info["height"]} px')
+        raise ValueError(
+            f'{path} is {image.shape[1]}x{image.shape[0]} px, but the annotation file '
+            f'says {info["width"]}x{info["height"]} px'
+        )
     return image
 
 
@@ -102,8 +116,9 @@ def true_masks(coco: COCO, image_id: int) -> dict[int, np.ndarray]:
     return {category_id: mask for category_id, mask in masks.items() if mask.any()}
 
 
-def best_predictions(predictions: list[dict],
-                     score_thr: float) -> dict[int, tuple[np.ndarray, float]]:
+def best_predictions(
+    predictions: list[dict], score_thr: float
+) -> dict[int, tuple[np.ndarray, float]]:
     """Boolean mask and score of the highest-scoring prediction per category, from the threshold up.
 
     A CMR slice shows each structure at most once, so lower-scoring ones are alternatives.
@@ -113,8 +128,13 @@ def best_predictions(predictions: list[dict],
         category_id, score = prediction['category_id'], prediction['score']
         if score >= score_thr and (category_id not in best or score > best[category_id]['score']):
             best[category_id] = prediction
-    return {category_id: (mask_utils.decode(prediction['segmentation']).astype(bool),
-                          prediction['score']) for category_id, prediction in best.items()}
+    return {
+        category_id: (
+            mask_utils.decode(prediction['segmentation']).astype(bool),
+            prediction['score'],
+        )
+        for category_id, prediction in best.items()
+    }
 
 
 def choose_images(coco: COCO, num: int, seed: int | None) -> list[int]:
@@ -128,27 +148,35 @@ def choose_images(coco: COCO, num: int, seed: int | None) -> list[int]:
     return [image_ids[index] for index in chosen]
 
 
-def make_tile(coco: COCO, image_id: int, img_prefix: Path, predictions: list[dict],
-              score_thr: float) -> Tile:
+def make_tile(
+    coco: COCO, image_id: int, img_prefix: Path, predictions: list[dict], score_thr: float
+) -> Tile:
     return Tile(
         title=coco.imgs[image_id]['file_name'],
         image=load_image(coco, image_id, img_prefix),
         truth=true_masks(coco, image_id),
-        predictions=best_predictions(predictions, score_thr))
+        predictions=best_predictions(predictions, score_thr),
+    )
 
 
 def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument('--ann', type=Path, required=True, help='COCO annotation file')
     parser.add_argument('--img-prefix', type=Path, required=True, help='folder of the images')
-    parser.add_argument('--pred', type=Path, required=True,
-                        help='COCO segmentation results, PREFIX.segm.json of the evaluator')
+    parser.add_argument(
+        '--pred',
+        type=Path,
+        required=True,
+        help='COCO segmentation results, PREFIX.segm.json of the evaluator',
+    )
     parser.add_argument('--out', type=Path, required=True, help='PNG to write')
     parser.add_argument('--num', type=int, default=12, help='number of images')
     parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score drawn')
-    parser.add_argument('--seed', type=int,
-                        help='draw the images at random; without it they are evenly spaced')
+    parser.add_argument(
+        '--seed', type=int, help='draw the images at random; without it they are evenly spaced'
+    )
     return parser, parser.parse_args(argv)
 
 
@@ -160,8 +188,10 @@ def main(argv: list[str] | None = None) -> None:
         coco = load_ground_truth(args.ann)
         by_image = load_predictions(args.pred, coco)
         image_ids = choose_images(coco, args.num, args.seed)
-        tiles = [make_tile(coco, image_id, args.img_prefix, by_image[image_id], args.score_thr)
-                 for image_id in image_ids]
+        tiles = [
+            make_tile(coco, image_id, args.img_prefix, by_image[image_id], args.score_thr)
+            for image_id in image_ids
+        ]
         names = {category_id: coco.cats[category_id]['name'] for category_id in sorted(coco.cats)}
         figure = draw_sheet(tiles, names, args.score_thr)
     except (FileNotFoundError, ValueError) as error:

@@ -1,4 +1,5 @@
 """mmdet's test script, for `mim test swin_ext CONFIG`, which finds CONFIG in this package."""
+
 import runpy
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """mmdet's training script, for `mim train swin_ext CONFIG`, which finds CONFIG in this package."""
+
 import runpy
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """Cardiac MR instance segmentation in COCO JSON, with every annotation checked."""
+
 from __future__ import annotations
 
 import difflib
@@ -16,15 +17,15 @@ from mmengine.utils import is_abs
 from PIL import Image
 from tqdm import tqdm
 
-from .cmr_image_io import ImageReadError, read_frame
-from .dataset_checks import (
+from swin_ext.coco.checks import (
     Finding,
     check_content,
     compare_splits,
     complete_severities,
     name_annotation,
 )
-from .rle_check import covered_pixels
+from swin_ext.coco.rle_check import covered_pixels
+from swin_ext.images.reading import ImageReadError, read_frame
 
 # Contours drawn on sub-pixel grids may end a fraction of a pixel outside the image.
 BOX_TOLERANCE_PX = 1.0
@@ -77,13 +78,19 @@ class CMRDataset(BaseDetDataset):
         ValueError: If `checks` names no check or no severity.
     """
 
-    def __init__(self, *args, invalid: str = 'error', checks: dict | None = None,
-                 other_splits: Sequence[str] = (), **kwargs):
+    def __init__(
+        self,
+        *args,
+        invalid: str = 'error',
+        checks: dict | None = None,
+        other_splits: Sequence[str] = (),
+        **kwargs,
+    ):
         if invalid not in ('error', 'skip'):
             raise ValueError(f"CMRDataset: invalid={invalid!r} must be 'error' or 'skip'.")
         self.invalid = invalid
         self.severities = complete_severities(checks)
-        self.other_splits = (other_splits, ) if isinstance(other_splits, str) else other_splits
+        self.other_splits = (other_splits,) if isinstance(other_splits, str) else other_splits
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -97,19 +104,22 @@ class CMRDataset(BaseDetDataset):
             raise DatasetError(self._describe(problems))  # no way to skip these
 
         unreadable = self._find_unreadable_images(content['images'])
-        images = {image['id']: image for image in content['images']
-                  if image['id'] not in unreadable}
+        images = {
+            image['id']: image for image in content['images'] if image['id'] not in unreadable
+        }
         annotations, impossible = select_possible(content, images)
         problems = list(unreadable.values()) + impossible
         if problems and self.invalid == 'error':
             raise DatasetError(
                 self._describe(problems) + '\nCorrect them, or leave them out with '
-                "`invalid='skip'` in the data set's config.")
+                "`invalid='skip'` in the data set's config."
+            )
         if problems:
             print_log(self._describe(problems) + '\nThey are skipped.', 'current', 30)
 
         left_out = self._run_checks(
-            dict(content, images=list(images.values()), annotations=annotations))
+            dict(content, images=list(images.values()), annotations=annotations)
+        )
         of_image, unused = defaultdict(list), Counter()
         for annotation in annotations:
             if annotation['id'] in left_out:
@@ -124,11 +134,19 @@ class CMRDataset(BaseDetDataset):
             print_log(f'{self.ann_file}: annotations of classes not in use: {counts}.', 'current')
 
         neighbours = self._find_neighbours(images.values())
-        return [dict(
-            img_path=self._image_path(image), img_id=image['id'], seg_map_path=None,
-            height=image['height'], width=image['width'], instances=of_image[image['id']],
-            **place_in_file(image), **neighbours.get(image['id'], {}))
-            for image in images.values()]
+        return [
+            dict(
+                img_path=self._image_path(image),
+                img_id=image['id'],
+                seg_map_path=None,
+                height=image['height'],
+                width=image['width'],
+                instances=of_image[image['id']],
+                **place_in_file(image),
+                **neighbours.get(image['id'], {}),
+            )
+            for image in images.values()
+        ]
 
     def read_content(self, ann_file: str | None = None) -> dict:
         """Read the annotation file, or another one, as it is."""
@@ -141,10 +159,12 @@ class CMRDataset(BaseDetDataset):
         except FileNotFoundError as error:
             raise DatasetError(
                 f'Annotation file {osp.abspath(ann_file)} does not exist. Check data_root '
-                f'({self.data_root!r}) and ann_file.') from error
+                f'({self.data_root!r}) and ann_file.'
+            ) from error
         except ValueError as error:
-            raise DatasetError(f'{ann_file} is not valid JSON ({error}); it may be truncated: '
-                               f'{len(text)} bytes.') from error
+            raise DatasetError(
+                f'{ann_file} is not valid JSON ({error}); it may be truncated: {len(text)} bytes.'
+            ) from error
         for key in ('images', 'annotations', 'categories'):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DatasetError(f'{ann_file} is not a COCO file: it has no list {key!r}.')
@@ -160,13 +180,15 @@ class CMRDataset(BaseDetDataset):
         if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise DatasetError(
                 f'metainfo.classes must be a tuple of names, but is {classes!r}; a single class '
-                "needs a comma: classes=('LV', ).")
+                "needs a comma: classes=('LV', )."
+            )
         missing = [name for name in classes if name not in ids]
         if missing:
             raise DatasetError(
                 f'{self.ann_file} has no category {missing}.\n'
                 f'  asked for (metainfo.classes): {list(classes)}\n'
-                f'  in the file:                  {list(ids)}\n' + suggest_names(missing, ids))
+                f'  in the file:                  {list(ids)}\n' + suggest_names(missing, ids)
+            )
         self._metainfo['classes'] = tuple(classes)
         self._metainfo['ann_file'] = self.ann_file
         self.cat_ids = [ids[name] for name in classes]
@@ -175,12 +197,17 @@ class CMRDataset(BaseDetDataset):
     def _check_ids(self, content: dict) -> list[str]:
         problems = []
         image_ids = Counter(image['id'] for image in content['images'])
-        for kind, counts in (('image', image_ids),
-                             ('annotation', Counter(a['id'] for a in content['annotations'])),
-                             ('category', Counter(c['id'] for c in content['categories']))):
+        for kind, counts in (
+            ('image', image_ids),
+            ('annotation', Counter(a['id'] for a in content['annotations'])),
+            ('category', Counter(c['id'] for c in content['categories'])),
+        ):
             problems += [f'{kind} id {i} occurs {n} times' for i, n in counts.items() if n > 1]
-        problems += [f'annotation {a["id"]}: its image_id {a["image_id"]} is no image of the file'
-                     for a in content['annotations'] if a['image_id'] not in image_ids]
+        problems += [
+            f'annotation {a["id"]}: its image_id {a["image_id"]} is no image of the file'
+            for a in content['annotations']
+            if a['image_id'] not in image_ids
+        ]
         return problems
 
     def _run_checks(self, content: dict) -> set[int]:
@@ -214,8 +241,10 @@ class CMRDataset(BaseDetDataset):
         if not any(getattr(t, 'needs_neighbours', False) for t in self.pipeline.transforms):
             return {}
         neighbours = defaultdict(dict)
-        for position, series, same in (('slice', 'stack', ('patient_id', 'phase', 'frame')),
-                                       ('frame', 'cine', ('patient_id', 'slice'))):
+        for position, series, same in (
+            ('slice', 'stack', ('patient_id', 'phase', 'frame')),
+            ('frame', 'cine', ('patient_id', 'slice')),
+        ):
             groups = defaultdict(dict)
             for image in images:
                 if image.get('patient_id') is None or not isinstance(image.get(position), int):
@@ -226,11 +255,19 @@ class CMRDataset(BaseDetDataset):
                     raise DatasetError(
                         f'{self.ann_file}: images {twin["id"]} and {image["id"]} are both '
                         f'{position} {image[position]} of patient {image["patient_id"]}. Tell '
-                        'them apart with "phase" or "frame", or with another patient_id.')
+                        'them apart with "phase" or "frame", or with another patient_id.'
+                    )
             for group in groups.values():
-                references = [(number, (self._image_path(image), *(
-                    image.get(key) for key in ('slice_index', 'frame_index'))))
-                    for number, image in sorted(group.items())]
+                references = [
+                    (
+                        number,
+                        (
+                            self._image_path(image),
+                            *(image.get(key) for key in ('slice_index', 'frame_index')),
+                        ),
+                    )
+                    for number, image in sorted(group.items())
+                ]
                 for number, image in group.items():
                     neighbours[image['id']].update({position: number, series: references})
         return neighbours
@@ -244,18 +281,23 @@ class CMRDataset(BaseDetDataset):
             return {}
         problems = {}
         listings = {}  # one listing per folder is far cheaper than one stat per image
-        for image in tqdm(images, f'Decoding images of {osp.basename(self.ann_file)}',
-                          disable=self.invalid == 'error'):
+        for image in tqdm(
+            images,
+            f'Decoding images of {osp.basename(self.ann_file)}',
+            disable=self.invalid == 'error',
+        ):
             path = self._image_path(image)
             folder, name = osp.split(path)
             if folder not in listings:
-                listings[folder] = set(os.listdir(folder or '.')) if osp.isdir(folder or '.') \
-                    else set()
+                listings[folder] = (
+                    set(os.listdir(folder or '.')) if osp.isdir(folder or '.') else set()
+                )
             if name not in listings[folder]:
                 problems[image['id']] = f'image {image["id"]}: {path} does not exist'
             elif self.invalid == 'skip':
-                problem = find_image_problem(path, image['width'], image['height'],
-                                             **place_in_file(image))
+                problem = find_image_problem(
+                    path, image['width'], image['height'], **place_in_file(image)
+                )
                 if problem:
                     problems[image['id']] = f'image {image["id"]}: {problem}'
         return problems
@@ -268,7 +310,8 @@ class CMRDataset(BaseDetDataset):
         instance = dict(
             bbox=[x, y, x + w, y + h],
             bbox_label=self.cat2label[annotation['category_id']],
-            ignore_flag=int(bool(annotation.get('iscrowd') or annotation.get('ignore'))))
+            ignore_flag=int(bool(annotation.get('iscrowd') or annotation.get('ignore'))),
+        )
         if annotation.get('segmentation'):
             instance['mask'] = annotation['segmentation']
         return instance
@@ -294,15 +337,18 @@ class CMRDataset(BaseDetDataset):
         found = Counter(i['bbox_label'] for info in self.data_list for i in info['instances'])
         classes = self._metainfo['classes']
         counts = ', '.join(f'{name} {found[label]}' for label, name in enumerate(classes))
-        summary = (f'{self.ann_file}: {len(kept)} of {len(self.data_list)} images used '
-                   f'({empty} without an instance, {small} too small left out); '
-                   f'instances: {counts}.')
+        summary = (
+            f'{self.ann_file}: {len(kept)} of {len(self.data_list)} images used '
+            f'({empty} without an instance, {small} too small left out); '
+            f'instances: {counts}.'
+        )
         if not kept:
             raise DatasetError(
                 f'No image is left. {summary}\n'
                 f'  asked for (metainfo.classes): {list(classes)}\n'
                 f'  annotated in the file:        {[classes[label] for label in sorted(found)]}\n'
-                'Check the file, metainfo.classes and filter_cfg.')
+                'Check the file, metainfo.classes and filter_cfg.'
+            )
         print_log(summary, 'current')
         return kept
 
@@ -322,13 +368,15 @@ class CMRDataset(BaseDetDataset):
             data = self.pipeline(info)
         except Exception as error:
             problem = find_image_problem(*arguments) if self._is_local(path) else None
-            raise DatasetError(f'{where} ({path}): ' +
-                               (problem or f'{type(error).__name__}: {error}')) from error
+            raise DatasetError(
+                f'{where} ({path}): ' + (problem or f'{type(error).__name__}: {error}')
+            ) from error
         sample = data.get('data_samples') if isinstance(data, dict) else None
         if sample is not None and tuple(sample.ori_shape[:2]) != (height, width):
             found_height, found_width = sample.ori_shape[:2]
             raise DatasetError(
-                f'{where}: {size_problem(path, found_width, found_height, width, height)}')
+                f'{where}: {size_problem(path, found_width, found_height, width, height)}'
+            )
         return data
 
 
@@ -359,8 +407,13 @@ def suggest_names(missing: list[str], available) -> str:
     return '\n'.join(lines)
 
 
-def find_image_problem(path: str, width: int, height: int, slice_index: int | None = None,
-                       frame_index: int | None = None) -> str | None:
+def find_image_problem(
+    path: str,
+    width: int,
+    height: int,
+    slice_index: int | None = None,
+    frame_index: int | None = None,
+) -> str | None:
     """Say what is wrong with an image file that should have this size in pixels, if anything."""
     try:
         if path.lower().endswith(PIL_SUFFIXES):
@@ -369,7 +422,8 @@ def find_image_problem(path: str, width: int, height: int, slice_index: int | No
                 found_width, found_height = image.size
         else:
             found_height, found_width = read_frame(
-                path, slice_index=slice_index, frame_index=frame_index).shape
+                path, slice_index=slice_index, frame_index=frame_index
+            ).shape
     except (OSError, SyntaxError) as error:  # also PIL.UnidentifiedImageError
         return f'{path} cannot be read ({error})'
     except (ImageReadError, ImportError) as error:
@@ -398,12 +452,14 @@ def select_possible(content: dict, images: dict) -> tuple[list[dict], list[str]]
         problem = find_problem(annotation, images[annotation['image_id']], known_ids)
         if problem:
             problems[annotation['id']] = problem
-    encoded = [a for a in candidates if a['id'] not in problems and
-               isinstance(a.get('segmentation'), dict)]
+    encoded = [
+        a for a in candidates if a['id'] not in problems and isinstance(a.get('segmentation'), dict)
+    ]
     for annotation, problem in zip(encoded, find_damaged_rles(encoded)):
         if problem:
-            problems[annotation['id']] = name_annotation(
-                annotation, images[annotation['image_id']]) + problem
+            problems[annotation['id']] = (
+                name_annotation(annotation, images[annotation['image_id']]) + problem
+            )
     return [a for a in candidates if a['id'] not in problems], list(problems.values())
 
 
@@ -412,16 +468,29 @@ def find_damaged_rles(annotations: list[dict]) -> list[str | None]:
     counts = [a['segmentation']['counts'] for a in annotations]
     compressed = [i for i, c in enumerate(counts) if isinstance(c, (str, bytes))]
     covered = [sum(c) if isinstance(c, list) and min(c) >= 0 else -1 for c in counts]
-    sums = covered_pixels([counts[i] if isinstance(counts[i], bytes) else
-                           counts[i].encode('ascii', 'replace') for i in compressed])
+    sums = covered_pixels(
+        [
+            counts[i] if isinstance(counts[i], bytes) else counts[i].encode('ascii', 'replace')
+            for i in compressed
+        ]
+    )
     for i, pixels in zip(compressed, sums):
         covered[i] = pixels
     problems = []
     for annotation, pixels in zip(annotations, covered):
         height, width = annotation['segmentation']['size']
-        problems.append(None if pixels == height * width else (
-            'its RLE is damaged, ' + ('its counts are no run lengths' if pixels < 0 else
-                                      f'its runs cover {pixels} of {height * width} px')))
+        problems.append(
+            None
+            if pixels == height * width
+            else (
+                'its RLE is damaged, '
+                + (
+                    'its counts are no run lengths'
+                    if pixels < 0
+                    else f'its runs cover {pixels} of {height * width} px'
+                )
+            )
+        )
     return problems
 
 
@@ -434,14 +503,19 @@ def find_problem(annotation: dict, image: dict, category_ids: set) -> str | None
     x, y, w, h = annotation['bbox']
     if w < 1 or h < 1:
         return where + f'bbox {annotation["bbox"]} is smaller than one pixel'
-    if (min(x, y) < -BOX_TOLERANCE_PX or x + w > width + BOX_TOLERANCE_PX
-            or y + h > height + BOX_TOLERANCE_PX):
+    if (
+        min(x, y) < -BOX_TOLERANCE_PX
+        or x + w > width + BOX_TOLERANCE_PX
+        or y + h > height + BOX_TOLERANCE_PX
+    ):
         return where + f'bbox {annotation["bbox"]} leaves the image of {width} x {height} px'
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, dict):
         if list(segmentation.get('size', ())) != [height, width]:
-            return where + (f'its RLE has size {segmentation.get("size")}, but the image has '
-                            f'[height, width] = {[height, width]}')
+            return where + (
+                f'its RLE has size {segmentation.get("size")}, but the image has '
+                f'[height, width] = {[height, width]}'
+            )
         if not segmentation.get('counts'):
             return where + 'its RLE has no counts'
     elif segmentation and any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):

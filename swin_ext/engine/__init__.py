@@ -1,13 +1,13 @@
-from .hooks import AdaptCheckpointHook, ClassCheckHook
-from .loops import EpochTrainLoopWithIterVal, ResumableIterTrainLoop
-from .optim import (
+from swin_ext.engine.hooks import AdaptCheckpointHook, ClassCheckHook
+from swin_ext.engine.loops import EpochTrainLoopWithIterVal, ResumableIterTrainLoop
+from swin_ext.engine.optim import (
     AutocastOptimWrapper,
     GroupedOptimWrapperConstructor,
     GroupOneCycleLR,
     WarmupStepLR,
 )
-from .runner import SwinExtRunner
-from .safe_checkpoint import patch_mmengine
+from swin_ext.engine.runner import SwinExtRunner
+from swin_ext.engine.upstream_patches import patch_mmengine
 
 patch_mmengine()
 

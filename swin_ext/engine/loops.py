@@ -1,4 +1,5 @@
 """Training loops that a resumed run goes on with as if it had not been interrupted."""
+
 from __future__ import annotations
 
 import itertools
@@ -9,7 +10,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from .resumable_data import (
+from swin_ext.engine.resumable_data import (
     TRAINING,
     VALIDATION,
     EndlessBatches,
@@ -41,8 +42,10 @@ class ExactResumeMixin:
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs):
         if isinstance(dataloader, dict):
             dataloader = runner.build_dataloader(
-                dataloader, seed=runner.seed,
-                diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+                dataloader,
+                seed=runner.seed,
+                diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+            )
         dataloader = ResumableDataLoader(dataloader, self.batches_type)
         super().__init__(runner, dataloader, *args, **kwargs)
         self._last_val_iter = 0
@@ -62,28 +65,36 @@ class ExactResumeMixin:
         batches = self.dataloader.batch_sampler
         batches.seed = self.runner.seed
         current = dict(
-            num_samples=len(self.dataloader.dataset), batch_size=batches.batch_size,
-            world_size=get_world_size())
+            num_samples=len(self.dataloader.dataset),
+            batch_size=batches.batch_size,
+            world_size=get_world_size(),
+        )
         if saved:
-            changes = [f'{key}: {saved[key]} -> {value}' for key, value in current.items()
-                       if saved[key] != value]
+            changes = [
+                f'{key}: {saved[key]} -> {value}'
+                for key, value in current.items()
+                if saved[key] != value
+            ]
             if changes:
                 raise ValueError(
                     f'Cannot resume at iteration {self._iter}: the train data are not those of the '
                     f'checkpoint ({", ".join(changes)}), so iterations and epochs would mean '
                     'something else. Set them as they were; or start a new training from the '
-                    'weights: give the checkpoint as load_from, without resume.')
+                    'weights: give the checkpoint as load_from, without resume.'
+                )
             if saved['sampler_seed'] is not None:
                 batches.sampler.seed = saved['sampler_seed']
         hub.update_info(
-            'train_data', dict(current, sampler_seed=getattr(batches.sampler, 'seed', None)))
+            'train_data', dict(current, sampler_seed=getattr(batches.sampler, 'seed', None))
+        )
         self._last_val_iter = hub.get_info('last_val_iter', self._iter) if self._iter else 0
         hub.update_info('last_val_iter', self._last_val_iter)
         self._recompute_gradients()
         if self._val_is_due() and self._last_val_iter != self._iter:
             self.runner.logger.info(
                 f'The validation of iteration {self._iter} is made first: the checkpoint was '
-                'written before it.')
+                'written before it.'
+            )
             self._validate()
 
     def _recompute_gradients(self):
@@ -95,7 +106,8 @@ class ExactResumeMixin:
             return
         self.runner.logger.info(
             f'Iterations {self._iter - num + 1} to {self._iter} are computed again, for the '
-            'gradients that are accumulated from them.')
+            'gradients that are accumulated from them.'
+        )
         model = self.runner.model
         model.train()
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -4,6 +4,7 @@ Nothing here depends on what was drawn or read before, so there is no state to s
 resumed at an iteration gets what the uninterrupted one got, with any number of workers and on each
 rank. Seeding takes 0.03 ms per iteration, and 0.14 ms per batch in the process that reads it.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -162,7 +163,8 @@ class ResumableDataLoader(DataLoader):
             raise TypeError(
                 'A training can only be resumed with data that are read by index, in batches, but '
                 f'the train data set is a {type(dataloader.dataset).__name__} with batch_size='
-                f'{dataloader.batch_size}. Use a data set with __getitem__ and __len__.')
+                f'{dataloader.batch_size}. Use a data set with __getitem__ and __len__.'
+            )
         super().__init__(
             SeededDataset(dataloader.dataset),
             batch_sampler=batches(dataloader.batch_sampler),
@@ -175,7 +177,8 @@ class ResumableDataLoader(DataLoader):
             # Otherwise, each iterator would draw from the generator that the model uses.
             generator=torch.Generator(),
             prefetch_factor=dataloader.prefetch_factor,
-            persistent_workers=dataloader.persistent_workers)
+            persistent_workers=dataloader.persistent_workers,
+        )
 
     def __iter__(self):
         # A generator: workers start when the first batch is asked for, not before.

@@ -1,4 +1,5 @@
 """A runner that lets a config say things once, and saves beside the training."""
+
 from __future__ import annotations
 
 import functools
@@ -9,11 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, save_checkpoint
 
-from .checkpoint_writer import CheckpointWriter, copy_to_cpu, remove_unfinished
-from .resumable import checkpoint_to_resume
+from swin_ext.checkpoint.resume import checkpoint_to_resume
+from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unfinished
+from swin_ext.engine.checkpoint_loading import load_checkpoint
 
 
 @RUNNERS.register_module()
@@ -78,6 +81,10 @@ class SwinExtRunner(Runner):
                 return
         super().load_or_resume()
 
+    def load_checkpoint(self, *args, **kwargs) -> dict:
+        """Load what `load_checkpoint` of this package loads; its arguments and errors."""
+        return load_checkpoint(self, *args, **kwargs)
+
     @master_only
     def save_checkpoint(self, *args, **kwargs) -> None:
         """Save as upstream does, but write local files in the background.
@@ -87,9 +94,15 @@ class SwinExtRunner(Runner):
         """
         # Upstream would copy what is on a GPU, and nothing that is not; the writer copies all.
         # It would also format the config each time, which takes longer than the copy.
-        with mock.patch.multiple(mmengine_runner, save_checkpoint=self._write_checkpoint,
-                                 weights_to_cpu=_as_it_is, apply_to=_as_it_is), \
-                mock.patch.object(Config, 'pretty_text', self._config_text()):
+        with (
+            mock.patch.multiple(
+                mmengine_runner,
+                save_checkpoint=self._write_checkpoint,
+                weights_to_cpu=_as_it_is,
+                apply_to=_as_it_is,
+            ),
+            mock.patch.object(Config, 'pretty_text', self._config_text()),
+        ):
             super().save_checkpoint(*args, **kwargs)
 
     def _config_text(self) -> str:
@@ -98,10 +111,18 @@ class SwinExtRunner(Runner):
             self._formatted = content, self.cfg.pretty_text
         return self._formatted[1]
 
-    def _write_checkpoint(self, checkpoint: dict, path: str, file_client_args: dict | None = None,
-                          backend_args: dict | None = None) -> None:
-        if ('://' not in path and file_client_args is None
-                and isinstance(get_file_backend(path, backend_args=backend_args), LocalBackend)):
+    def _write_checkpoint(
+        self,
+        checkpoint: dict,
+        path: str,
+        file_client_args: dict | None = None,
+        backend_args: dict | None = None,
+    ) -> None:
+        if (
+            '://' not in path
+            and file_client_args is None
+            and isinstance(get_file_backend(path, backend_args=backend_args), LocalBackend)
+        ):
             self.checkpoint_writer.save(checkpoint, path)
         else:
             save_checkpoint(copy_to_cpu(checkpoint), path, file_client_args, backend_args)
@@ -131,3 +152,12 @@ def set_num_classes(model, num_classes: int) -> None:
     elif isinstance(model, (list, tuple)):
         for value in model:
             set_num_classes(value, num_classes)
+
+
+def require_writer(runner: Runner, hook: Hook) -> None:
+    """Raise `ValueError` if `runner` has no `CheckpointWriter` for `hook` to save with."""
+    if not hasattr(type(runner), 'checkpoint_writer'):
+        raise ValueError(
+            f'{type(hook).__name__} needs a SwinExtRunner, not a '
+            f"{type(runner).__name__}: set runner_type='SwinExtRunner'."
+        )

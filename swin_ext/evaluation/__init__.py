@@ -1,4 +1,4 @@
-from .cmr_metric import CMRMetric
-from .fast_coco_metric import FastCocoMetric
+from swin_ext.evaluation.cmr_metric import CMRMetric
+from swin_ext.evaluation.fast_coco_metric import FastCocoMetric
 
 __all__ = ['CMRMetric', 'FastCocoMetric']

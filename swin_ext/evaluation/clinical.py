@@ -1,4 +1,5 @@
 """Agreement of two segmentations, and the clinical figures of ventricles: plain functions."""
+
 from __future__ import annotations
 
 import math
@@ -7,17 +8,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swin_ext.coco.masks import overlap
+
 # Schulz-Menger et al., "Standardized image interpretation and post-processing in cardiovascular
 # magnetic resonance - 2020 update", J Cardiovasc Magn Reson 22:19 (2020).
 MYOCARDIAL_DENSITY_G_PER_ML = 1.05
 
 # Unit of each clinical index.
-INDEX_UNITS = dict(LV_EDV='ml', LV_ESV='ml', LV_EF='percent', LV_mass='g',
-                   RV_EDV='ml', RV_ESV='ml', RV_EF='percent')
+INDEX_UNITS = dict(
+    LV_EDV='ml',
+    LV_ESV='ml',
+    LV_EF='percent',
+    LV_mass='g',
+    RV_EDV='ml',
+    RV_ESV='ml',
+    RV_EF='percent',
+)
 
 
-def compare_masks(pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float],
-                  distances: bool = True) -> dict[str, float]:
+def compare_masks(
+    pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float], distances: bool = True
+) -> dict[str, float]:
     """Dice, Jaccard, HD95 and ASSD of two boolean masks in 2-D or 3-D.
 
     A structure that is absent from both masks is not counted, and one that is absent from one of
@@ -41,25 +52,26 @@ def compare_masks(pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float],
     if pred.shape != truth.shape:
         raise ValueError(f'Masks differ in shape: {pred.shape} and {truth.shape}.')
     scores = dict.fromkeys(('dice', 'jaccard', 'hd95', 'assd'), math.nan)
-    size_pred, size_truth = np.count_nonzero(pred), np.count_nonzero(truth)
-    if not size_pred and not size_truth:
-        return scores
-    overlap = np.count_nonzero(pred & truth)
-    scores['dice'] = 2 * overlap / (size_pred + size_truth)
-    scores['jaccard'] = overlap / (size_pred + size_truth - overlap)
-    if distances and size_pred and size_truth:
+    scores['jaccard'], scores['dice'] = overlap(pred, truth)
+    if distances and pred.any() and truth.any():
         scores['hd95'], scores['assd'] = surface_distances(pred, truth, spacing)
     return scores
 
 
-def surface_distances(pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
-                      ) -> tuple[float, float]:
+def surface_distances(
+    pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
+) -> tuple[float, float]:
     """HD95 and ASSD of two masks that are not empty; see `compare_masks`."""
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
     either = pred | truth
-    box = tuple(slice(found[0], found[-1] + 1) for found in (
-        np.flatnonzero(either.any(tuple(set(range(either.ndim)) - {axis})))
-        for axis in range(either.ndim)))
+    box = tuple(
+        slice(found[0], found[-1] + 1)
+        for found in (
+            np.flatnonzero(either.any(tuple(set(range(either.ndim)) - {axis})))
+            for axis in range(either.ndim)
+        )
+    )
     pair = pred[box][None, None].astype(np.float32), truth[box][None, None].astype(np.float32)
     options = dict(include_background=True, spacing=[float(step) for step in spacing])
     with warnings.catch_warnings():

@@ -1,4 +1,5 @@
 """Ground truth of `CMRMetric`: masks by class, and where each image lies in its patient."""
+
 from __future__ import annotations
 
 import math
@@ -10,9 +11,8 @@ import pycocotools.mask
 from mmengine.fileio import load
 from mmengine.logging import print_log
 
-from swin_ext.datasets.dataset_checks import to_rle
-
-from .samples import category_ids
+from swin_ext.coco.categories import category_ids
+from swin_ext.coco.masks import to_rle
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,20 @@ class CMRGroundTruth:
             a stack differ in size or spacing.
     """
 
-    def __init__(self, ann_file: str, classes: tuple[str, ...],
-                 slice_spacing_mm: float | None = None, backend_args: dict | None = None):
+    def __init__(
+        self,
+        ann_file: str,
+        classes: tuple[str, ...],
+        slice_spacing_mm: float | None = None,
+        backend_args: dict | None = None,
+    ):
         content = load(ann_file, file_format='json', backend_args=backend_args)
         self.ann_file = ann_file
         ids = category_ids(content, classes, ann_file)
         self._label_of_category = {ids[name]: label for label, name in enumerate(classes)}
-        self.images = {image['id']: self._parse_image(image, slice_spacing_mm)
-                       for image in content['images']}
+        self.images = {
+            image['id']: self._parse_image(image, slice_spacing_mm) for image in content['images']
+        }
         self._annotations = defaultdict(list)
         for annotation in content['annotations']:
             self._annotations[annotation['image_id']].append(annotation)
@@ -82,7 +88,8 @@ class CMRGroundTruth:
             raise ValueError(
                 f'{ann_file}: {len(without)} of {len(self.images)} images have no "spacing_mm", '
                 f'the first of them is image {without[0]!r}. Add it to all, or remove it from all '
-                'to measure in pixels.')
+                'to measure in pixels.'
+            )
         self.unit = 'px' if without else 'mm'
         self.stacks = self._find_stacks()
         self._warn()
@@ -104,8 +111,10 @@ class CMRGroundTruth:
                 raise ValueError(f'{where} has no segmentation.')
             rle = to_rle(segmentation, image.height, image.width)
             if list(rle['size']) != [image.height, image.width]:
-                raise ValueError(f'{where} has a mask of {rle["size"]} pixels, but the image has '
-                                 f'{[image.height, image.width]}.')
+                raise ValueError(
+                    f'{where} has a mask of {rle["size"]} pixels, but the image has '
+                    f'{[image.height, image.width]}.'
+                )
             masks[label] |= pycocotools.mask.decode(rle).astype(bool)
         return masks
 
@@ -116,16 +125,27 @@ class CMRGroundTruth:
             if len(both) != 2 or not all(is_length(length) for length in both):
                 raise ValueError(
                     f'{self.ann_file}: image {image["id"]!r} has spacing_mm={spacing!r}; it must '
-                    'be a positive number, or two for rows and columns.')
+                    'be a positive number, or two for rows and columns.'
+                )
             spacing = tuple(map(float, both))
         between = image.get('slice_spacing_mm', slice_spacing_mm)
         if between is not None and not is_length(between):
-            raise ValueError(f'{self.ann_file}: image {image["id"]!r} has '
-                             f'slice_spacing_mm={between!r}; it must be a positive number, the '
-                             'distance of slice centres (thickness and gap).')
-        return CMRImage(image['id'], image.get('file_name', ''), image['height'], image['width'],
-                        spacing, between, image.get('patient_id'), image.get('slice'),
-                        image.get('phase'))
+            raise ValueError(
+                f'{self.ann_file}: image {image["id"]!r} has '
+                f'slice_spacing_mm={between!r}; it must be a positive number, the '
+                'distance of slice centres (thickness and gap).'
+            )
+        return CMRImage(
+            image['id'],
+            image.get('file_name', ''),
+            image['height'],
+            image['width'],
+            spacing,
+            between,
+            image.get('patient_id'),
+            image.get('slice'),
+            image.get('phase'),
+        )
 
     def _find_stacks(self) -> list[Stack]:
         groups = defaultdict(dict)
@@ -138,16 +158,20 @@ class CMRGroundTruth:
                 raise ValueError(
                     f'{self.ann_file}: images {other.id!r} and {image.id!r} are both slice '
                     f'{image.slice} of patient {image.patient!r} at phase {image.phase!r}. Name '
-                    'their phases, or remove one of them.')
+                    'their phases, or remove one of them.'
+                )
             first = next(iter(group.values()))
             for what in ('height', 'width', 'spacing', 'slice_spacing'):
                 if getattr(first, what) != getattr(image, what):
                     raise ValueError(
                         f'{self.ann_file}: images {first.id!r} and {image.id!r} are slices of '
                         f'patient {image.patient!r} at phase {image.phase!r}, but differ in '
-                        f'{what}: {getattr(first, what)} and {getattr(image, what)}.')
-        return [Stack(patient, phase, tuple(group[number] for number in sorted(group)))
-                for (patient, phase), group in groups.items()]
+                        f'{what}: {getattr(first, what)} and {getattr(image, what)}.'
+                    )
+        return [
+            Stack(patient, phase, tuple(group[number] for number in sorted(group)))
+            for (patient, phase), group in groups.items()
+        ]
 
     def _warn(self) -> None:
         def warn(text):
@@ -158,22 +182,35 @@ class CMRGroundTruth:
         images = self.images.values()
         unplaced = [image for image in images if image.patient is None or image.slice is None]
         if unplaced:
-            warn(f'{len(unplaced)} of {len(images)} images have no "patient_id" or no "slice": '
-                 'they are left out of the figures per patient.')
+            warn(
+                f'{len(unplaced)} of {len(images)} images have no "patient_id" or no "slice": '
+                'they are left out of the figures per patient.'
+            )
         if self.unit == 'mm':
             flat = [stack for stack in self.stacks if stack.spacing is None]
             if flat:
-                warn(f'{len(flat)} of {len(self.stacks)} stacks have no "slice_spacing_mm" '
-                     '(distance of slice centres): they are left out of volumes and 3-D '
-                     'distances. Add it to the images, or give it to CMRMetric.')
-        uneven = [stack.describe() for stack in self.stacks
-                  if len(set(np.diff([image.slice for image in stack.images]))) > 1]
+                warn(
+                    f'{len(flat)} of {len(self.stacks)} stacks have no "slice_spacing_mm" '
+                    '(distance of slice centres): they are left out of volumes and 3-D '
+                    'distances. Add it to the images, or give it to CMRMetric.'
+                )
+        uneven = [
+            stack.describe()
+            for stack in self.stacks
+            if len(set(np.diff([image.slice for image in stack.images]))) > 1
+        ]
         if uneven:
-            warn(f'{len(uneven)} stacks seem to lack a slice, as their numbers have gaps; what is '
-                 f'there is taken as evenly spaced: {", ".join(uneven[:5])}'
-                 f'{" ..." if len(uneven) > 5 else ""}.')
+            warn(
+                f'{len(uneven)} stacks seem to lack a slice, as their numbers have gaps; what is '
+                f'there is taken as evenly spaced: {", ".join(uneven[:5])}'
+                f'{" ..." if len(uneven) > 5 else ""}.'
+            )
 
 
 def is_length(value) -> bool:
-    return (isinstance(value, (int, float)) and not isinstance(value, bool)
-            and math.isfinite(value) and value > 0)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )

@@ -1,4 +1,5 @@
 """What clinicians ask of a cardiac segmentation: Dice, distances in mm, volumes, mass, EF."""
+
 from __future__ import annotations
 
 import math
@@ -15,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from tqdm import tqdm
 
-from .clinical import (
+from swin_ext.evaluation.clinical import (
     INDEX_UNITS,
     bland_altman,
     clinical_indices,
@@ -23,8 +24,9 @@ from .clinical import (
     mean_of_defined,
     volume_ml,
 )
-from .cmr_ground_truth import CMRGroundTruth, CMRImage, Stack
-from .samples import check_prediction, drop_duplicates, require
+from swin_ext.evaluation.cmr_ground_truth import CMRGroundTruth, CMRImage, Stack
+from swin_ext.evaluation.samples import check_prediction, drop_duplicates
+from swin_ext.utils.optional import require
 
 DEFAULT_ROLES = dict(lv='LV', myo='Myo', rv='RV')
 SCORES = ('dice', 'jaccard', 'hd95', 'assd')
@@ -84,9 +86,16 @@ class CMRMetric(BaseMetric):
 
     default_prefix = 'cmr'
 
-    def __init__(self, ann_file: str | None = None, merge: str = 'best', score_thr: float = 0.3,
-                 roles: dict[str, str] | None = None, slice_spacing_mm: float | None = None,
-                 backend_args: dict | None = None, **kwargs):
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        merge: str = 'best',
+        score_thr: float = 0.3,
+        roles: dict[str, str] | None = None,
+        slice_spacing_mm: float | None = None,
+        backend_args: dict | None = None,
+        **kwargs,
+    ):
         require('monai', 'CMRMetric')
         super().__init__(**kwargs)
         if merge not in ('best', 'union'):
@@ -95,8 +104,9 @@ class CMRMetric(BaseMetric):
             raise ValueError(f'CMRMetric: score_thr={score_thr!r} must lie in [0, 1].')
         unknown = set(roles or ()) - set(DEFAULT_ROLES)
         if unknown:
-            raise ValueError(f'CMRMetric: unknown roles {sorted(unknown)}; there are '
-                             f'{list(DEFAULT_ROLES)}.')
+            raise ValueError(
+                f'CMRMetric: unknown roles {sorted(unknown)}; there are {list(DEFAULT_ROLES)}.'
+            )
         self.ann_file, self.merge, self.score_thr, self.roles = ann_file, merge, score_thr, roles
         self.slice_spacing_mm, self.backend_args = slice_spacing_mm, backend_args
         self._truth: CMRGroundTruth | None = None
@@ -118,13 +128,16 @@ class CMRMetric(BaseMetric):
             if image_id not in truth.images:
                 raise ValueError(f'Image {image_id!r} is no image of {truth.ann_file}.')
             image = truth.images[image_id]
-            rles = [merge_instances(pred['masks'], self._choose(labels == label, scores))
-                    for label in range(num_classes)]
+            rles = [
+                merge_instances(pred['masks'], self._choose(labels == label, scores))
+                for label in range(num_classes)
+            ]
             for rle in rles:
                 if rle is not None and list(rle['size']) != [image.height, image.width]:
                     raise ValueError(
                         f'Image {image_id!r}: predicted masks have {rle["size"]} pixels, but '
-                        f'{truth.ann_file} says {[image.height, image.width]}.')
+                        f'{truth.ann_file} says {[image.height, image.width]}.'
+                    )
             self.results.append(dict(img_id=image_id, rles=rles))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -149,14 +162,23 @@ class CMRMetric(BaseMetric):
             if images:
                 stack = Stack(stack.patient, stack.phase, images)
                 shape = (len(classes), images[0].height, images[0].width)
-                self._compare_stack(stack, *(
-                    np.stack([unpack(masks[image.id][which], shape) for image in images], axis=1)
-                    for which in (0, 1)))
+                self._compare_stack(
+                    stack,
+                    *(
+                        np.stack(
+                            [unpack(masks[image.id][which], shape) for image in images], axis=1
+                        )
+                        for which in (0, 1)
+                    ),
+                )
         if incomplete:
-            print_log(f'CMRMetric: of {len(incomplete)} stacks only some slices were evaluated, '
-                      'and only these make up their volumes, predicted and true: '
-                      f'{", ".join(incomplete[:5])}{" ..." if len(incomplete) > 5 else ""}.',
-                      'current', 30)
+            print_log(
+                f'CMRMetric: of {len(incomplete)} stacks only some slices were evaluated, '
+                'and only these make up their volumes, predicted and true: '
+                f'{", ".join(incomplete[:5])}{" ..." if len(incomplete) > 5 else ""}.',
+                'current',
+                30,
+            )
         self._compute_indices()
         return self._figures()
 
@@ -167,7 +189,8 @@ class CMRMetric(BaseMetric):
             The files: `cmr_slices.csv` (one row per image and class) and `cmr_boxplots.png`; with
             patients also `cmr_patients.csv`, and with clinical indices `cmr_bland_altman.png`.
         """
-        from .cmr_report import write_report
+        from swin_ext.evaluation.cmr_report import write_report
+
         if self.report is None:
             raise RuntimeError('CMRMetric.write_report: nothing was evaluated yet.')
         return write_report(self.report, self.dataset_meta['classes'], Path(folder))
@@ -176,10 +199,16 @@ class CMRMetric(BaseMetric):
         if self._truth is None:
             ann_file = self.ann_file or self.dataset_meta.get('ann_file')
             if ann_file is None:
-                raise ValueError("CMRMetric has no ground truth: give it ann_file, or use a data "
-                                 "set with metainfo['ann_file'] such as CMRDataset.")
-            self._truth = CMRGroundTruth(ann_file, tuple(self.dataset_meta['classes']),
-                                         self.slice_spacing_mm, self.backend_args)
+                raise ValueError(
+                    'CMRMetric has no ground truth: give it ann_file, or use a data '
+                    "set with metainfo['ann_file'] such as CMRDataset."
+                )
+            self._truth = CMRGroundTruth(
+                ann_file,
+                tuple(self.dataset_meta['classes']),
+                self.slice_spacing_mm,
+                self.backend_args,
+            )
         return self._truth
 
     def _class_roles(self) -> dict[str, str]:
@@ -187,8 +216,10 @@ class CMRMetric(BaseMetric):
         classes = self.dataset_meta['classes']
         unknown = [name for name in (self.roles or {}).values() if name not in classes]
         if unknown:
-            raise ValueError(f'CMRMetric: roles={self.roles} name {unknown}, but the classes are '
-                             f'{list(classes)}.')
+            raise ValueError(
+                f'CMRMetric: roles={self.roles} name {unknown}, but the classes are '
+                f'{list(classes)}.'
+            )
         roles = DEFAULT_ROLES if self.roles is None else self.roles
         return {name: role for role, name in roles.items() if name in classes}
 
@@ -201,19 +232,32 @@ class CMRMetric(BaseMetric):
 
     def _compare_slice(self, image: CMRImage, pred: np.ndarray, truth: np.ndarray) -> None:
         for label, name in enumerate(self.dataset_meta['classes']):
-            self.report.slices.append({
-                'image_id': image.id, 'file_name': image.file_name, 'patient_id': image.patient,
-                'phase': image.phase, 'slice': image.slice, 'class': name,
-                'predicted': bool(pred[label].any()), 'annotated': bool(truth[label].any()),
-                **compare_masks(pred[label], truth[label], image.spacing or (1, 1))})
+            self.report.slices.append(
+                {
+                    'image_id': image.id,
+                    'file_name': image.file_name,
+                    'patient_id': image.patient,
+                    'phase': image.phase,
+                    'slice': image.slice,
+                    'class': name,
+                    'predicted': bool(pred[label].any()),
+                    'annotated': bool(truth[label].any()),
+                    **compare_masks(pred[label], truth[label], image.spacing or (1, 1)),
+                }
+            )
 
     def _compare_stack(self, stack: Stack, pred: np.ndarray, truth: np.ndarray) -> None:
         """Masks are (classes, D, H, W)."""
         spacing = stack.spacing
         for label, name in enumerate(self.dataset_meta['classes']):
-            row = {'patient_id': stack.patient, 'phase': stack.phase, 'class': name,
-                   **compare_masks(pred[label], truth[label], spacing or (1, 1, 1),
-                                   distances=spacing is not None)}
+            row = {
+                'patient_id': stack.patient,
+                'phase': stack.phase,
+                'class': name,
+                **compare_masks(
+                    pred[label], truth[label], spacing or (1, 1, 1), distances=spacing is not None
+                ),
+            }
             if spacing is not None:
                 row['volume_ml'] = volume_ml(pred[label], spacing)
                 row['volume_ml_reference'] = volume_ml(truth[label], spacing)
@@ -230,36 +274,49 @@ class CMRMetric(BaseMetric):
         for patient, (pred, reference) in volumes.items():
             indices = clinical_indices(pred), clinical_indices(reference)
             self.report.indices[patient] = {
-                name: (indices[0][name], indices[1][name]) for name in indices[0]}
+                name: (indices[0][name], indices[1][name]) for name in indices[0]
+            }
 
     def _names(self) -> list[str]:
         """Keys of `_figures`: what the ground truth allows, whatever part of it is evaluated."""
         truth, classes = self._ground_truth(), self.dataset_meta['classes']
-        names = [f'{score}_{truth.unit}' if score in ('hd95', 'assd') else score
-                 for score in SCORES]
+        names = [
+            f'{score}_{truth.unit}' if score in ('hd95', 'assd') else score for score in SCORES
+        ]
         if truth.stacks:
             names += ['dice_3d', 'jaccard_3d']
         measured = [stack for stack in truth.stacks if stack.spacing is not None]
         if measured:
             names += ['hd95_mm_3d', 'assd_mm_3d']
-        names = [*names, *(f'{name}_{key}' for name in classes
-                           for key in [*names, 'missed', 'spurious'])]
+        names = [
+            *names,
+            *(f'{name}_{key}' for name in classes for key in [*names, 'missed', 'spurious']),
+        ]
         phases = defaultdict(dict)
         for stack in measured:
-            phases[stack.patient][stack.phase] = 1.
+            phases[stack.patient][stack.phase] = 1.0
         roles = self._class_roles().values()
-        possible = {index for by_phase in phases.values()
-                    for index in clinical_indices(dict.fromkeys(roles, by_phase))}
-        return names + [f'{index}_{what}_{unit}' for index, unit in INDEX_UNITS.items()
-                        if index in possible for what in ('bias', 'loa_lower', 'loa_upper')]
+        possible = {
+            index
+            for by_phase in phases.values()
+            for index in clinical_indices(dict.fromkeys(roles, by_phase))
+        }
+        return names + [
+            f'{index}_{what}_{unit}'
+            for index, unit in INDEX_UNITS.items()
+            if index in possible
+            for what in ('bias', 'loa_lower', 'loa_upper')
+        ]
 
     def _figures(self) -> dict[str, float]:
         report, classes = self.report, self.dataset_meta['classes']
         figures = dict.fromkeys(self._names(), math.nan)
 
         def add(rows, score, key):
-            of_class = [mean_of_defined([row[score] for row in rows if row['class'] == name])
-                        for name in classes]
+            of_class = [
+                mean_of_defined([row[score] for row in rows if row['class'] == name])
+                for name in classes
+            ]
             figures.update({f'{name}_{key}': mean for name, mean in zip(classes, of_class)})
             figures[key] = mean_of_defined(of_class)
 
@@ -272,15 +329,19 @@ class CMRMetric(BaseMetric):
         for name in classes:
             rows = [row for row in report.slices if row['class'] == name]
             figures[f'{name}_missed'] = sum(
-                row['annotated'] and not row['predicted'] for row in rows)
+                row['annotated'] and not row['predicted'] for row in rows
+            )
             figures[f'{name}_spurious'] = sum(
-                row['predicted'] and not row['annotated'] for row in rows)
+                row['predicted'] and not row['annotated'] for row in rows
+            )
         for index, unit in INDEX_UNITS.items():
-            pairs = [of_patient[index] for of_patient in report.indices.values()
-                     if index in of_patient]
+            pairs = [
+                of_patient[index] for of_patient in report.indices.values() if index in of_patient
+            ]
             if pairs:
-                for what, value in zip(('bias', 'loa_lower', 'loa_upper'),
-                                       bland_altman(*zip(*pairs))):
+                for what, value in zip(
+                    ('bias', 'loa_lower', 'loa_upper'), bland_altman(*zip(*pairs))
+                ):
                     figures[f'{index}_{what}_{unit}'] = value
         return figures
 

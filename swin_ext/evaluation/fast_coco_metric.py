@@ -1,4 +1,5 @@
 """COCO average precision in a fraction of the time, with labels in the order of the data set."""
+
 from __future__ import annotations
 
 import gc
@@ -13,7 +14,9 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
-from .samples import category_ids, check_prediction, drop_duplicates, require
+from swin_ext.coco.categories import category_ids
+from swin_ext.evaluation.samples import check_prediction, drop_duplicates
+from swin_ext.utils.optional import require
 
 # The figures of COCOeval.stats, in its order: average precision, then average recall.
 PRECISION_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -52,14 +55,20 @@ class FastCocoMetric(CocoMetric):
         super().__init__(metric=metric if isinstance(metric, str) else list(metric), **kwargs)
         unknown = set(self.metric_items or ()) - {*PRECISION_ITEMS, *RECALL_ITEMS}
         if unknown:
-            raise KeyError(f'FastCocoMetric: metric_items {sorted(unknown)} are unknown; there are '
-                           f'{[*PRECISION_ITEMS, *RECALL_ITEMS]}.')
+            raise KeyError(
+                f'FastCocoMetric: metric_items {sorted(unknown)} are unknown; there are '
+                f'{[*PRECISION_ITEMS, *RECALL_ITEMS]}.'
+            )
         if 'proposal_fast' in self.metrics:
-            raise ValueError("FastCocoMetric: mmdet's 'proposal_fast' fails with NumPy 1.24 and "
-                             "newer; take 'proposal' instead.")
+            raise ValueError(
+                "FastCocoMetric: mmdet's 'proposal_fast' fails with NumPy 1.24 and "
+                "newer; take 'proposal' instead."
+            )
         if len(self.proposal_nums) != 3 or 100 not in self.proposal_nums:
-            raise ValueError(f'FastCocoMetric: proposal_nums={self.proposal_nums} must be three '
-                             'numbers with 100 among them, at which COCO defines its mAP.')
+            raise ValueError(
+                f'FastCocoMetric: proposal_nums={self.proposal_nums} must be three '
+                'numbers with 100 among them, at which COCO defines its mAP.'
+            )
         self.ann_file = ann_file
 
     def metric_names(self) -> list[str]:
@@ -71,8 +80,11 @@ class FastCocoMetric(CocoMetric):
             else:
                 names += [f'{metric}_{item}' for item in self.metric_items or PRECISION_ITEMS]
                 if self.classwise:
-                    names += [f'{metric}_{name}_{item}' for name in self.dataset_meta['classes']
-                              for item in ('precision', 'precision_50')]
+                    names += [
+                        f'{metric}_{name}_{item}'
+                        for name in self.dataset_meta['classes']
+                        for item in ('precision', 'precision_50')
+                    ]
         return [f'{self.prefix}/{name}' for name in names]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -94,7 +106,8 @@ class FastCocoMetric(CocoMetric):
                     raise ValueError(
                         'FastCocoMetric has no ground truth: give it ann_file, use a data set with '
                         "metainfo['ann_file'] such as CMRDataset, or load annotations in the test "
-                        'pipeline.')
+                        'pipeline.'
+                    )
                 gt['anns'] = sample['instances']
             self.results.append((gt, result))
 
@@ -113,6 +126,7 @@ class FastCocoMetric(CocoMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate the predictions of all ranks."""
         from faster_coco_eval import COCOeval_faster
+
         logger = MMLogger.get_current_instance()
         results = drop_duplicates(results, image_id=lambda result: result[0]['img_id'])
         preds = [pred for _, pred in results]
@@ -128,8 +142,11 @@ class FastCocoMetric(CocoMetric):
         for metric in self.metrics:
             iou_type = 'bbox' if metric == 'proposal' else metric
             evaluation = COCOeval_faster(
-                self._coco_api, self._detections(preds, iou_type), iou_type,
-                print_function=logger.debug)
+                self._coco_api,
+                self._detections(preds, iou_type),
+                iou_type,
+                print_function=logger.debug,
+            )
             evaluation.params.catIds = list(self._coco_api.cats)
             evaluation.params.imgIds = self.img_ids
             evaluation.params.maxDets = self.proposal_nums
@@ -141,8 +158,9 @@ class FastCocoMetric(CocoMetric):
             if metric == 'proposal':
                 figures.update({item: stats[item] for item in self.metric_items or RECALL_ITEMS})
                 continue
-            figures.update({f'{metric}_{item}': stats[item]
-                            for item in self.metric_items or PRECISION_ITEMS})
+            figures.update(
+                {f'{metric}_{item}': stats[item] for item in self.metric_items or PRECISION_ITEMS}
+            )
             if self.classwise:
                 figures.update(self._classwise(evaluation, metric))
         return figures
@@ -153,6 +171,7 @@ class FastCocoMetric(CocoMetric):
     def _load_ground_truth(self, gts: list[dict]) -> None:
         """Set `_coco_api`, `cat_ids` (in label order) and `img_ids`."""
         from faster_coco_eval import COCO
+
         ann_file, classes = self._ann_file(), self.dataset_meta['classes']
         if ann_file is None:
             content = samples_to_coco(gts, classes)
@@ -164,12 +183,14 @@ class FastCocoMetric(CocoMetric):
             raise ValueError(
                 f'{ann_file} lists the categories {in_file}, the data set {list(classes)}, and '
                 "mmdet's CocoDataset would number labels in the order of the file: give "
-                'metainfo.classes in that order, or use CMRDataset, whose label i is classes[i].')
+                'metainfo.classes in that order, or use CMRDataset, whose label i is classes[i].'
+            )
         self.cat_ids = [ids[name] for name in classes]
 
         # The evaluator wants integer ids from 1, and writes into the annotations.
         self._number_of_image = {
-            image['id']: number for number, image in enumerate(content['images'], 1)}
+            image['id']: number for number, image in enumerate(content['images'], 1)
+        }
         api = COCO()
         used = [a for a in content['annotations'] if a['category_id'] in set(self.cat_ids)]
         if 'segm' in self.metrics:
@@ -178,13 +199,23 @@ class FastCocoMetric(CocoMetric):
                 raise ValueError(
                     f"{ann_file or 'The ground truth'}: metric 'segm' needs masks, but "
                     f'{len(without)} annotations have no segmentation, the first of them with id '
-                    f'{without[0]}.')
+                    f'{without[0]}.'
+                )
         api.dataset = dict(
-            images=[dict(id=self._number_of_image[image['id']], height=image['height'],
-                         width=image['width']) for image in content['images']],
+            images=[
+                dict(
+                    id=self._number_of_image[image['id']],
+                    height=image['height'],
+                    width=image['width'],
+                )
+                for image in content['images']
+            ],
             categories=[dict(id=ids[name], name=name) for name in in_file],
-            annotations=[dict(a, id=number, image_id=self._number_of_image[a['image_id']])
-                         for number, a in enumerate(used, 1)])
+            annotations=[
+                dict(a, id=number, image_id=self._number_of_image[a['image_id']])
+                for number, a in enumerate(used, 1)
+            ],
+        )
         api.createIndex()
         self._coco_api, self.img_ids = api, list(api.imgs)
 
@@ -197,6 +228,7 @@ class FastCocoMetric(CocoMetric):
     def _detections(self, preds: list[dict], iou_type: str):
         """Predictions as the evaluator's data set; `iou_type` is 'bbox' or 'segm'."""
         from faster_coco_eval import COCO
+
         cat_ids = np.array(self.cat_ids)
         annotations = []
         for pred in preds:
@@ -204,30 +236,51 @@ class FastCocoMetric(CocoMetric):
             categories, scores = cat_ids[pred['labels']].tolist(), pred['scores']
             if iou_type == 'segm':
                 if 'masks' not in pred:
-                    raise ValueError("FastCocoMetric: metric 'segm' needs masks, but the model "
-                                     'predicts none.')
+                    raise ValueError(
+                        "FastCocoMetric: metric 'segm' needs masks, but the model predicts none."
+                    )
                 masks, scores = pred['masks'], pred.get('mask_scores', scores)
                 # One by one: given more than 255, pycocotools' area overflows with NumPy 2.
                 areas = [float(pycocotools.mask.area(mask)) for mask in masks]
                 annotations += [
-                    dict(image_id=image, category_id=category, score=score, area=area, iscrowd=0,
-                         segmentation=mask)
+                    dict(
+                        image_id=image,
+                        category_id=category,
+                        score=score,
+                        area=area,
+                        iscrowd=0,
+                        segmentation=mask,
+                    )
                     for category, score, area, mask in zip(
-                        categories, scores.tolist(), areas, masks)]
+                        categories, scores.tolist(), areas, masks
+                    )
+                ]
             else:
                 boxes = xyxy_to_xywh(pred['bboxes'])
                 annotations += [
-                    dict(image_id=image, category_id=category, score=score, area=area, iscrowd=0,
-                         bbox=box)
+                    dict(
+                        image_id=image,
+                        category_id=category,
+                        score=score,
+                        area=area,
+                        iscrowd=0,
+                        bbox=box,
+                    )
                     for category, score, area, box in zip(
-                        categories, scores.tolist(), (boxes[:, 2] * boxes[:, 3]).tolist(),
-                        boxes.tolist())]
+                        categories,
+                        scores.tolist(),
+                        (boxes[:, 2] * boxes[:, 3]).tolist(),
+                        boxes.tolist(),
+                    )
+                ]
         for number, annotation in enumerate(annotations, 1):
             annotation['id'] = number
         api = COCO()
-        api.dataset = dict(images=self._coco_api.dataset['images'],
-                           categories=self._coco_api.dataset['categories'],
-                           annotations=annotations)
+        api.dataset = dict(
+            images=self._coco_api.dataset['images'],
+            categories=self._coco_api.dataset['categories'],
+            annotations=annotations,
+        )
         api.createIndex()
         return api
 
@@ -236,8 +289,17 @@ class FastCocoMetric(CocoMetric):
         table = [['category', 'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']]
         for name, cat_id in zip(self.dataset_meta['classes'], self.cat_ids):
             rank = sorted(self.cat_ids).index(cat_id)
-            row = [average_precision(evaluation, cat=rank, **selection) for selection in (
-                {}, dict(iou=0.5), dict(iou=0.75), dict(area=1), dict(area=2), dict(area=3))]
+            row = [
+                average_precision(evaluation, cat=rank, **selection)
+                for selection in (
+                    {},
+                    dict(iou=0.5),
+                    dict(iou=0.75),
+                    dict(area=1),
+                    dict(area=2),
+                    dict(area=3),
+                )
+            ]
             figures[f'{metric}_{name}_precision'] = row[0]
             figures[f'{metric}_{name}_precision_50'] = row[1]
             table.append([name, *(f'{value:.3f}' for value in row)])
@@ -260,8 +322,10 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
     masks = masks.detach().bool()
     num, height, width = masks.shape
     if not masks.numel():
-        return [pycocotools.mask.encode(np.zeros((height, width), np.uint8, order='F'))
-                for _ in range(num)]
+        return [
+            pycocotools.mask.encode(np.zeros((height, width), np.uint8, order='F'))
+            for _ in range(num)
+        ]
     size = height * width
     index, pixel = np.divmod(find_changes(masks), size)
     row, column = np.divmod(pixel, width)
@@ -269,8 +333,9 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
     starts.sort()
     counts = np.diff(starts).tolist()
     ends = (np.bincount(index, minlength=num) + 1).cumsum().tolist()
-    rles = [dict(size=[height, width], counts=counts[begin:end])
-            for begin, end in zip([0, *ends], ends)]
+    rles = [
+        dict(size=[height, width], counts=counts[begin:end]) for begin, end in zip([0, *ends], ends)
+    ]
     return pycocotools.mask.frPyObjects(rles, height, width)
 
 
@@ -302,16 +367,28 @@ def samples_to_coco(gts: list[dict], classes: Sequence[str]) -> dict:
         images.append(dict(id=gt['img_id'], height=gt['height'], width=gt['width']))
         for instance in gt['anns']:
             x, y, w, h = xyxy_to_xywh(np.array([instance['bbox']]))[0].tolist()
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=gt['img_id'], bbox=[x, y, w, h], area=w * h,
-                category_id=int(instance['bbox_label']), iscrowd=instance.get('ignore_flag', 0),
-                segmentation=instance.get('mask')))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=gt['img_id'],
+                    bbox=[x, y, w, h],
+                    area=w * h,
+                    category_id=int(instance['bbox_label']),
+                    iscrowd=instance.get('ignore_flag', 0),
+                    segmentation=instance.get('mask'),
+                )
+            )
     categories = [dict(id=label, name=name) for label, name in enumerate(classes)]
     return dict(images=images, annotations=annotations, categories=categories)
 
 
-def average_precision(evaluation, cat: int | slice = slice(None), iou: float | None = None,
-                      area: int = 0, max_dets: int = -1) -> float:
+def average_precision(
+    evaluation,
+    cat: int | slice = slice(None),
+    iou: float | None = None,
+    area: int = 0,
+    max_dets: int = -1,
+) -> float:
     """Mean of the evaluated precisions; NaN where there is nothing to find.
 
     Args:
@@ -337,15 +414,18 @@ def summarize(evaluation) -> dict[str, float]:
     def recall(area=0, max_dets=-1):
         values = evaluation.eval['recall'][:, :, area, max_dets]
         values = values[values > -1]
-        return float(values.mean()) if values.size else -1.
+        return float(values.mean()) if values.size else -1.0
 
     precisions = [
         average_precision(evaluation, max_dets=list(evaluation.params.maxDets).index(100)),
         average_precision(evaluation, iou=0.5),
         average_precision(evaluation, iou=0.75),
-        *(average_precision(evaluation, area=area) for area in (1, 2, 3))]
-    recalls = [*(recall(max_dets=index) for index in range(3)),
-               *(recall(area=area) for area in (1, 2, 3))]
-    stats = dict(zip(PRECISION_ITEMS, (-1. if np.isnan(p) else p for p in precisions)))
+        *(average_precision(evaluation, area=area) for area in (1, 2, 3)),
+    ]
+    recalls = [
+        *(recall(max_dets=index) for index in range(3)),
+        *(recall(area=area) for area in (1, 2, 3)),
+    ]
+    stats = dict(zip(PRECISION_ITEMS, (-1.0 if np.isnan(p) else p for p in precisions)))
     stats.update(zip(RECALL_ITEMS, recalls))
     return stats

@@ -1,4 +1,5 @@
 """One table per class from the figures of a test, for people and for programs."""
+
 from __future__ import annotations
 
 import csv
@@ -7,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from .clinical import INDEX_UNITS
+from swin_ext.evaluation.clinical import INDEX_UNITS
 
 # Heading, key of a class and key of the mean over classes. HD95 in mm or, without spacing, pixels.
 COLUMNS = (
@@ -23,9 +24,11 @@ COLUMNS = (
     ('Missed', 'cmr/{}_missed', None),
     ('Spurious', 'cmr/{}_spurious', None),
 )
-NOTE = ('Dice and HD95 are means over slices, or over stacks of slices in 3-D. A slice where a '
-        'structure is absent from prediction and annotation is not counted; where it is absent '
-        'from one of them (missed or spurious), Dice is 0 and HD95 undefined.')
+NOTE = (
+    'Dice and HD95 are means over slices, or over stacks of slices in 3-D. A slice where a '
+    'structure is absent from prediction and annotation is not counted; where it is absent '
+    'from one of them (missed or spurious), Dice is 0 and HD95 undefined.'
+)
 
 
 def class_table(figures: dict[str, float], classes: Sequence[str]) -> list[list]:
@@ -34,8 +37,11 @@ def class_table(figures: dict[str, float], classes: Sequence[str]) -> list[list]
     Args:
         figures: Metric values by key, of `FastCocoMetric` (with `classwise`) and `CMRMetric`.
     """
-    columns = [(heading, key, mean) for heading, key, mean in COLUMNS
-               if any(key.format(name) in figures for name in classes)]
+    columns = [
+        (heading, key, mean)
+        for heading, key, mean in COLUMNS
+        if any(key.format(name) in figures for name in classes)
+    ]
     rows = [['Class', *(heading for heading, _, _ in columns)]]
     for name in classes:
         rows.append([name, *(figures.get(key.format(name)) for _, key, _ in columns)])
@@ -48,9 +54,16 @@ def clinical_table(figures: dict[str, float]) -> list[list]:
     rows = [['Index', 'Unit', 'Bias', 'Lower limit', 'Upper limit']]
     for index, unit in INDEX_UNITS.items():
         if f'cmr/{index}_bias_{unit}' in figures:
-            rows.append([index.replace('_', ' '), '%' if unit == 'percent' else unit, *(
-                figures[f'cmr/{index}_{what}_{unit}']
-                for what in ('bias', 'loa_lower', 'loa_upper'))])
+            rows.append(
+                [
+                    index.replace('_', ' '),
+                    '%' if unit == 'percent' else unit,
+                    *(
+                        figures[f'cmr/{index}_{what}_{unit}']
+                        for what in ('bias', 'loa_lower', 'loa_upper')
+                    ),
+                ]
+            )
     return rows
 
 
@@ -58,11 +71,24 @@ def to_markdown(rows: list[list]) -> str:
     """Numbers to three digits after the point, undefined ones as a dash."""
     cells = [[format_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ['| ' + ' | '.join(cell.ljust(width) if not i else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))) + ' |'
-             for row in cells]
-    lines.insert(1, '|' + '|'.join('-' * (width + 2) if not i else '-' * (width + 1) + ':'
-                                   for i, width in enumerate(widths)) + '|')
+    lines = [
+        '| '
+        + ' | '.join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        + ' |'
+        for row in cells
+    ]
+    lines.insert(
+        1,
+        '|'
+        + '|'.join(
+            '-' * (width + 2) if not i else '-' * (width + 1) + ':'
+            for i, width in enumerate(widths)
+        )
+        + '|',
+    )
     return '\n'.join(lines)
 
 
@@ -84,8 +110,10 @@ def describe(figures: dict[str, float], classes: Sequence[str]) -> str:
         parts.append(NOTE)
     clinical = clinical_table(figures)
     if len(clinical) > 1:
-        parts += ['Predicted minus reference, limits of agreement at 1.96 SD (Bland-Altman):',
-                  to_markdown(clinical)]
+        parts += [
+            'Predicted minus reference, limits of agreement at 1.96 SD (Bland-Altman):',
+            to_markdown(clinical),
+        ]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -98,7 +126,8 @@ def write_results(figures: dict[str, float], classes: Sequence[str], folder: Pat
     with open(paths[1], 'w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows(
             ['' if is_undefined(cell) else cell for cell in row]
-            for row in class_table(figures, classes))
+            for row in class_table(figures, classes)
+        )
     defined = {key: None if is_undefined(value) else value for key, value in figures.items()}
     paths[2].write_text(json.dumps(defined, indent=2, allow_nan=False), encoding='utf-8')
     return paths

@@ -10,8 +10,9 @@ from .precision import kernel_dtype
 TINY = torch.finfo(torch.float32).tiny  # logarithms are taken of at least this
 
 
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
-                               gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Fill output (N, C) with the losses of logits (N, C) for targets (N,) in [0, C].
 
     C means background: negative for every class. weight (C,), or empty, weighs the rows by target.
@@ -20,26 +21,32 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
     _check_target(target, num_classes)
     p = input.to(kernel_dtype(input)).sigmoid()
     positive = _one_hot(target, num_classes)
-    loss = torch.where(positive,
-                       -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log(),
-                       -(1 - alpha) * p ** gamma * (1 - p).clamp(min=TINY).log())
+    loss = torch.where(
+        positive,
+        -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log(),
+        -(1 - alpha) * p**gamma * (1 - p).clamp(min=TINY).log(),
+    )
     output.copy_(loss * _row_weight(weight, target)[:, None] if len(weight) else loss)
 
 
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor,
-                                gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
     """Fill grad_input (N, C) with the derivative of each loss by its logit."""
     p = input.to(kernel_dtype(input)).sigmoid()
     positive = _one_hot(target, input.size(1))
     log_p, log_not_p = p.clamp(min=TINY).log(), (1 - p).clamp(min=TINY).log()
-    grad = torch.where(positive,
-                       -alpha * (1 - p) ** gamma * (1 - p - gamma * p * log_p),
-                       -(1 - alpha) * p ** gamma * (gamma * (1 - p) * log_not_p - p))
+    grad = torch.where(
+        positive,
+        -alpha * (1 - p) ** gamma * (1 - p - gamma * p * log_p),
+        -(1 - alpha) * p**gamma * (gamma * (1 - p) * log_not_p - p),
+    )
     grad_input.copy_(grad * _row_weight(weight, target)[:, None] if len(weight) else grad)
 
 
-def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
-                               gamma: float, alpha: float) -> None:
+def softmax_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Fill output (N,) with the losses of softmax probabilities (N, C) for targets (N,).
 
     Negative targets are ignored: loss 0. weight (C,), or empty, weighs the rows by target.
@@ -52,13 +59,21 @@ def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
     output.copy_(torch.where(target >= 0, loss, torch.zeros_like(loss)))
 
 
-def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, buff: Tensor,
-                                grad_input: Tensor, gamma: float, alpha: float) -> None:
+def softmax_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Fill grad_input (N, C) with the derivative of each row's loss by the row's logits."""
     p = _target_probability(input, target)
     # p * dloss/dp, buff in mmcv's wrapper
-    scale = alpha * (gamma * (1 - p) ** (gamma - 1) * p * p.clamp(min=TINY).log()
-                     - (1 - p) ** gamma)
+    scale = alpha * (
+        gamma * (1 - p) ** (gamma - 1) * p * p.clamp(min=TINY).log() - (1 - p) ** gamma
+    )
     if len(weight):
         scale = scale * _row_weight(weight, target)
     buff.copy_(torch.where(target >= 0, scale, torch.zeros_like(scale)))
@@ -68,8 +83,10 @@ def softmax_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, b
 
 def _check_target(target: Tensor, num_classes: int) -> None:
     if target.numel() and target.max() > num_classes:
-        raise ValueError(f'focal loss: target {int(target.max())} is larger than the number of '
-                         f'classes, {num_classes}')
+        raise ValueError(
+            f'focal loss: target {int(target.max())} is larger than the number of '
+            f'classes, {num_classes}'
+        )
 
 
 def _one_hot(target: Tensor, num_classes: int) -> Tensor:

@@ -26,7 +26,8 @@ from .roi import (  # noqa: F401
 )
 from .suppression import nms, nms_match, softnms  # noqa: F401
 
-UNIMPLEMENTED = frozenset("""
+UNIMPLEMENTED = frozenset(
+    """
     active_rotated_filter_backward active_rotated_filter_forward
     assign_score_withk_backward assign_score_withk_forward
     ball_query_forward bbox_overlaps bezier_align_backward bezier_align_forward bias_act
@@ -56,7 +57,8 @@ UNIMPLEMENTED = frozenset("""
     sync_bn_backward_data sync_bn_backward_param sync_bn_forward_mean sync_bn_forward_output
     sync_bn_forward_var three_interpolate_backward three_interpolate_forward three_nn_forward
     tin_shift_backward tin_shift_forward upfirdn2d
-""".split())
+""".split()
+)
 
 
 def __getattr__(name: str):
@@ -68,7 +70,8 @@ def __getattr__(name: str):
             f'the mmcv op {name!r} is not among those that swin_ext implements for mmcv-lite. '
             'Install the compiled mmcv in its place: `pip uninstall mmcv-lite`, then '
             '`mim install mmcv==2.1.0` where a wheel exists for your PyTorch and CUDA, or build '
-            'it from source with MMCV_WITH_OPS=1. It is then used with no further setting.')
+            'it from source with MMCV_WITH_OPS=1. It is then used with no further setting.'
+        )
 
     return unimplemented
 

@@ -12,10 +12,19 @@ from .precision import kernel_dtype
 MAX_POOL = 0  # mmcv's pool_mode; 1 is average pooling
 
 
-def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor,
-                      argmax_x: Tensor, aligned_height: int, aligned_width: int,
-                      spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                      aligned: bool) -> None:
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Fill output (K, C, aligned_height, aligned_width), see :class:`mmcv.ops.RoIAlign`.
 
     argmax_y and argmax_x, of the same shape, are filled in max pooling only: the feature map
@@ -24,12 +33,17 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
     dtype = kernel_dtype(input)
     features, rois = input.to(dtype), rois.to(dtype)
     if aligned and not rois.is_cuda and (rois[:, 3:] < rois[:, 1:3]).any():
-        raise ValueError('RoIAlign with aligned=True needs RoIs with x2 >= x1 and y2 >= y1, got '
-                         f'{rois[(rois[:, 3:] < rois[:, 1:3]).any(dim=1)][0].tolist()}')
+        raise ValueError(
+            'RoIAlign with aligned=True needs RoIs with x2 >= x1 and y2 >= y1, got '
+            f'{rois[(rois[:, 3:] < rois[:, 1:3]).any(dim=1)][0].tolist()}'
+        )
     size = (aligned_height, aligned_width)
     if pool_mode != MAX_POOL:
-        output.copy_(torch.ops.torchvision.roi_align(
-            features, rois, spatial_scale, *size, sampling_ratio, aligned))
+        output.copy_(
+            torch.ops.torchvision.roi_align(
+                features, rois, spatial_scale, *size, sampling_ratio, aligned
+            )
+        )
         return
 
     # Sampled at one point per bin of a grid that is finer by the number of samples per bin, and
@@ -44,29 +58,50 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
             continue
         chosen = ((samples[:, 0] == rows) & (samples[:, 1] == columns)).nonzero()[:, 0]
         sampled = torch.ops.torchvision.roi_align(
-            features, rois[chosen], spatial_scale, size[0] * rows, size[1] * columns, 1, aligned)
+            features, rois[chosen], spatial_scale, size[0] * rows, size[1] * columns, 1, aligned
+        )
         largest, index = F.max_pool2d(sampled, (rows, columns), return_indices=True)
         step = bin_size[chosen] / bin_size.new_tensor([rows, columns])
         y = index.div(size[1] * columns, rounding_mode='floor') + 0.5
         x = index.remainder(size[1] * columns) + 0.5
         output[chosen] = largest.to(output)
-        argmax_y[chosen] = (start[chosen, 0].view(-1, 1, 1, 1)
-                            + y * step[:, 0].view(-1, 1, 1, 1)).to(argmax_y)
-        argmax_x[chosen] = (start[chosen, 1].view(-1, 1, 1, 1)
-                            + x * step[:, 1].view(-1, 1, 1, 1)).to(argmax_x)
+        argmax_y[chosen] = (
+            start[chosen, 0].view(-1, 1, 1, 1) + y * step[:, 0].view(-1, 1, 1, 1)
+        ).to(argmax_y)
+        argmax_x[chosen] = (
+            start[chosen, 1].view(-1, 1, 1, 1) + x * step[:, 1].view(-1, 1, 1, 1)
+        ).to(argmax_x)
 
 
-def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
-                       grad_input: Tensor, aligned_height: int, aligned_width: int,
-                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                       aligned: bool) -> None:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Fill grad_input (B, C, H, W) from grad_output (K, C, aligned_height, aligned_width)."""
     dtype = kernel_dtype(grad_output)
     grad, rois = grad_output.to(dtype), rois.to(dtype)
     if pool_mode != MAX_POOL:
-        grad_input.copy_(torch.ops.torchvision._roi_align_backward(
-            grad, rois, spatial_scale, aligned_height, aligned_width, *grad_input.shape,
-            sampling_ratio, aligned))
+        grad_input.copy_(
+            torch.ops.torchvision._roi_align_backward(
+                grad,
+                rois,
+                spatial_scale,
+                aligned_height,
+                aligned_width,
+                *grad_input.shape,
+                sampling_ratio,
+                aligned,
+            )
+        )
         return
 
     height, width = grad_input.shape[2:]
@@ -77,16 +112,25 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
     below, right = y - top, x - left
     bottom, rightmost = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
     summed = torch.zeros_like(grad_input, dtype=dtype)
-    for row, column, weight in ((top, left, (1 - below) * (1 - right)),
-                                (top, rightmost, (1 - below) * right),
-                                (bottom, left, below * (1 - right)),
-                                (bottom, rightmost, below * right)):
+    for row, column, weight in (
+        (top, left, (1 - below) * (1 - right)),
+        (top, rightmost, (1 - below) * right),
+        (bottom, left, below * (1 - right)),
+        (bottom, rightmost, below * right),
+    ):
         _add_to_pixels(summed, rois, row.long() * width + column.long(), grad * weight)
     grad_input.copy_(summed)
 
 
-def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,
-                     pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Fill output and argmax (K, C, pooled_height, pooled_width), see :class:`mmcv.ops.RoIPool`.
 
     A bin holds every pixel that it touches, without the rounding of RoIs to whole pixels that
@@ -107,10 +151,12 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
     images = rois[:, 0].long().tolist()
     for k, (image, rows, columns) in enumerate(zip(images, most_rows, most_columns)):
         # Bins of fewer pixels than the largest repeat their last row or column.
-        row = torch.minimum(top[k, :, None] + torch.arange(rows, device=input.device),
-                            bottom[k, :, None] - 1).clamp(min=0)  # (ph, rows)
-        column = torch.minimum(left[k, :, None] + torch.arange(columns, device=input.device),
-                               right[k, :, None] - 1).clamp(min=0)  # (pw, columns)
+        row = torch.minimum(
+            top[k, :, None] + torch.arange(rows, device=input.device), bottom[k, :, None] - 1
+        ).clamp(min=0)  # (ph, rows)
+        column = torch.minimum(
+            left[k, :, None] + torch.arange(columns, device=input.device), right[k, :, None] - 1
+        ).clamp(min=0)  # (pw, columns)
         pixel = (row[:, None, :, None] * width + column[None, :, None, :]).flatten(2)
         in_bin = input[image].flatten(1)[:, pixel]  # (C, ph, pw, rows * columns)
         largest = in_bin.argmax(dim=-1, keepdim=True)
@@ -120,8 +166,15 @@ def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor
     argmax.masked_fill_(empty[:, None], -1)
 
 
-def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor,
-                      pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
     """Fill grad_input (B, C, H, W) from grad_output (K, C, pooled_height, pooled_width)."""
     summed = torch.zeros_like(grad_input, dtype=kernel_dtype(grad_output))
     grad = grad_output.to(summed.dtype) * (argmax >= 0)
@@ -129,8 +182,9 @@ def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_in
     grad_input.copy_(summed)
 
 
-def _bins(rois: Tensor, size: tuple[int, int], spatial_scale: float,
-          aligned: bool) -> tuple[Tensor, Tensor]:
+def _bins(
+    rois: Tensor, size: tuple[int, int], spatial_scale: float, aligned: bool
+) -> tuple[Tensor, Tensor]:
     """Start (K, 2) of the RoIs and size (K, 2) of their bins, (y, x) in feature map pixels."""
     shift = 0.5 if aligned else 0.0
     start = rois[:, [2, 1]] * spatial_scale - shift
@@ -140,8 +194,7 @@ def _bins(rois: Tensor, size: tuple[int, int], spatial_scale: float,
     return start, extent / extent.new_tensor(size)
 
 
-def _touched_pixels(corner: Tensor, extent: Tensor, bins: int,
-                    limit: int) -> tuple[Tensor, Tensor]:
+def _touched_pixels(corner: Tensor, extent: Tensor, bins: int, limit: int) -> tuple[Tensor, Tensor]:
     """First and one past the last pixel (K, bins) that the bins of RoIs touch along one axis."""
     edges = torch.arange(bins + 1, device=corner.device, dtype=corner.dtype)
     edges = edges * (extent / bins)[:, None] + corner[:, None]

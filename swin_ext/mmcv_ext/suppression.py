@@ -28,8 +28,16 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torchvision.ops.nms(boxes, scores.to(dtype), float(np.float32(iou_threshold)))
 
 
-def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float,
-            min_score: float, method: int, offset: int) -> Tensor:
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
     """Soft-NMS (Bodla et al., https://arxiv.org/abs/1704.04503).
 
     Args:
@@ -52,7 +60,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
         for column in (table, indices):
             column[[picked, best]] = column[[best, picked]]
 
-        rest = table[picked + 1:count]
+        rest = table[picked + 1 : count]
         iou = _iou(table[picked], rest, offset)
         if method == 2:
             rest[:, 4] *= np.exp(-(iou * iou) / sigma)
@@ -63,7 +71,7 @@ def softnms(boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, s
         # equal scores, so it is kept: holes, first to last, take the survivors, last to first.
         kept = ~(rest[:, 4] < min_score)
         survivors = int(kept.sum())
-        for column in (rest, indices[picked + 1:count]):
+        for column in (rest, indices[picked + 1 : count]):
             column[:survivors][~kept[:survivors]] = column[survivors:][kept[survivors:]][::-1]
         picked += 1
         count = picked + survivors

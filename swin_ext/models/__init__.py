@@ -1,3 +1,3 @@
-from .swin import SwinBackbone
+from swin_ext.models.swin import SwinBackbone
 
 __all__ = ['SwinBackbone']

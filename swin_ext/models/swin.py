@@ -8,6 +8,7 @@ Swin V2 is the same backbone of other blocks and mergings, those of `swin_v2`.
 
 Feature maps travel channels-last, (B, H, W, C), from the patch embedding to the output norms.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,11 +22,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swin_ext.engine.checkpoint_files import read_checkpoint
-from swin_ext.engine.download import fetch_once
-
-from .swin_weights import convert_swin_state_dict, match_to_model
-from .window_attention import (
+from swin_ext.checkpoint.weight_files import read_checkpoint
+from swin_ext.models.attention.windows import (
     IMPLEMENTATIONS,
     PositionBiasCache,
     WindowGrid,
@@ -34,6 +32,8 @@ from .window_attention import (
     to_windows,
     window_attention,
 )
+from swin_ext.models.weights.swin import convert_swin_state_dict, match_to_model
+from swin_ext.utils.download import fetch_once
 
 # Table 7 of the paper, 'Model configurations' of that of V2; num_heads is dim / 32 throughout.
 ARCHITECTURES = {
@@ -56,25 +56,34 @@ def resolve_arch(arch: str | dict) -> dict:
     """
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
-            raise ValueError(f'SwinBackbone: unknown arch {arch!r}; choose one of '
-                             f'{sorted(ARCHITECTURES)} or give a dict with embed_dims, depths '
-                             'and num_heads.')
+            raise ValueError(
+                f'SwinBackbone: unknown arch {arch!r}; choose one of '
+                f'{sorted(ARCHITECTURES)} or give a dict with embed_dims, depths '
+                'and num_heads.'
+            )
         return {'version': 1, **ARCHITECTURES[arch]}
     if set(arch) - {'version'} != {'embed_dims', 'depths', 'num_heads'}:
-        raise ValueError('SwinBackbone: a custom arch needs exactly the keys embed_dims, depths '
-                         'and num_heads, and version=2 for Swin V2, '
-                         f'but has {sorted(arch)}.')
+        raise ValueError(
+            'SwinBackbone: a custom arch needs exactly the keys embed_dims, depths '
+            'and num_heads, and version=2 for Swin V2, '
+            f'but has {sorted(arch)}.'
+        )
     arch = {'version': 1, **arch}
     if arch['version'] not in (1, 2):
-        raise ValueError(f'SwinBackbone: there is no Swin of version {arch["version"]!r}, but 1 '
-                         'and 2.')
+        raise ValueError(
+            f'SwinBackbone: there is no Swin of version {arch["version"]!r}, but 1 and 2.'
+        )
     if len(arch['depths']) != len(arch['num_heads']):
-        raise ValueError('SwinBackbone: depths and num_heads must have one entry per stage, but '
-                         f'are {tuple(arch["depths"])} and {tuple(arch["num_heads"])}.')
+        raise ValueError(
+            'SwinBackbone: depths and num_heads must have one entry per stage, but '
+            f'are {tuple(arch["depths"])} and {tuple(arch["num_heads"])}.'
+        )
     for i, heads in enumerate(arch['num_heads']):
         if arch['embed_dims'] * 2**i % heads:
-            raise ValueError(f'SwinBackbone: stage {i} has {arch["embed_dims"] * 2**i} channels, '
-                             f'which do not divide into {heads} heads.')
+            raise ValueError(
+                f'SwinBackbone: stage {i} has {arch["embed_dims"] * 2**i} channels, '
+                f'which do not divide into {heads} heads.'
+            )
     return arch
 
 
@@ -84,10 +93,12 @@ def one_per_stage(name: str, sizes: int | Sequence[int], num_stages: int) -> tup
     Raises:
         ValueError: If a size is no number of tokens, or their number is not that of the stages.
     """
-    per_stage = (sizes, ) * num_stages if isinstance(sizes, int) else tuple(sizes)
+    per_stage = (sizes,) * num_stages if isinstance(sizes, int) else tuple(sizes)
     if len(per_stage) != num_stages or not all(isinstance(w, int) and w > 0 for w in per_stage):
-        raise ValueError(f'SwinBackbone: {name}={sizes!r} must be a positive number of tokens, or '
-                         f'a list of {num_stages}, one per stage.')
+        raise ValueError(
+            f'SwinBackbone: {name}={sizes!r} must be a positive number of tokens, or '
+            f'a list of {num_stages}, one per stage.'
+        )
     return per_stage
 
 
@@ -98,8 +109,10 @@ def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:
         ValueError: If it is no integer of -1..num_stages.
     """
     if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
-        raise ValueError(f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
-                         f'(patch embedding) or 1..{num_stages} (that many stages too).')
+        raise ValueError(
+            f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
+            f'(patch embedding) or 1..{num_stages} (that many stages too).'
+        )
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -136,7 +149,7 @@ class DropPath(nn.Module):
         if not self.training or self.drop_prob == 0:
             return identity + branch
         keep = 1 - self.drop_prob
-        scale = branch.new_empty((len(branch), ) + (1, ) * (branch.ndim - 1))
+        scale = branch.new_empty((len(branch),) + (1,) * (branch.ndim - 1))
         return torch.addcmul(identity, branch, scale.bernoulli_(keep).div_(keep))
 
 
@@ -147,15 +160,17 @@ class WindowAttention(nn.Module):
         attn_impl: Key of `window_attention.IMPLEMENTATIONS`, or 'auto'.
     """
 
-    def __init__(self, dim, num_heads, window, qkv_bias, qk_scale, attn_drop_rate,
-                 proj_drop_rate, attn_impl):
+    def __init__(
+        self, dim, num_heads, window, qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate, attn_impl
+    ):
         super().__init__()
         self.num_heads = num_heads
-        self.scale = qk_scale or (dim // num_heads)**-0.5
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
         self.attn_drop_rate = attn_drop_rate
         self.attn_impl = attn_impl
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window - 1)**2, num_heads))
+            torch.zeros((2 * window - 1) ** 2, num_heads)
+        )
         self.register_buffer('relative_position_index', relative_position_index(window))
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -180,8 +195,13 @@ class WindowAttention(nn.Module):
         B, N, C = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads)
         x = window_attention(
-            qkv, self.position_bias(), mask, self.scale,
-            self.attn_drop_rate if self.training else 0.0, self.attn_impl)
+            qkv,
+            self.position_bias(),
+            mask,
+            self.scale,
+            self.attn_drop_rate if self.training else 0.0,
+            self.attn_impl,
+        )
         return self.proj_drop(self.proj(x.reshape(B, N, C)))
 
 
@@ -205,23 +225,36 @@ class FeedForward(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(drop_rate)),
-            nn.Linear(hidden_dim, dim), nn.Dropout(drop_rate))
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(drop_rate),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
 class SwinBlock(nn.Module):
-
     attention_class = WindowAttention
 
-    def __init__(self, dim, num_heads, window, mlp_ratio, drop_rate, drop_path_rate, with_cp,
-                 **attention_kwargs):
+    def __init__(
+        self,
+        dim,
+        num_heads,
+        window,
+        mlp_ratio,
+        drop_rate,
+        drop_path_rate,
+        with_cp,
+        **attention_kwargs,
+    ):
         super().__init__()
         self.with_cp = with_cp
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = ShiftedWindowAttention(self.attention_class(
-            dim, num_heads, window, proj_drop_rate=drop_rate, **attention_kwargs))
+        self.attn = ShiftedWindowAttention(
+            self.attention_class(
+                dim, num_heads, window, proj_drop_rate=drop_rate, **attention_kwargs
+            )
+        )
         self.norm2 = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, int(mlp_ratio * dim), drop_rate)
         self.drop_path = DropPath(drop_path_rate)
@@ -284,14 +317,23 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks on one resolution, every second one with shifted windows, then a downsampling."""
 
-    def __init__(self, block_class, dim, window, shift_single_window, drop_path_rates, downsample,
-                 **block_kwargs):
+    def __init__(
+        self,
+        block_class,
+        dim,
+        window,
+        shift_single_window,
+        drop_path_rates,
+        downsample,
+        **block_kwargs,
+    ):
         super().__init__()
         self.window = window
         self.shift_single_window = shift_single_window
         self.blocks = nn.ModuleList(
             block_class(dim=dim, window=window, drop_path_rate=rate, **block_kwargs)
-            for rate in drop_path_rates)
+            for rate in drop_path_rates
+        )
         self.downsample = downsample
         self._grids_cache = None  # (key, grids)
 
@@ -304,8 +346,10 @@ class SwinStage(nn.Module):
         H, W = x.shape[1:3]
         key = H, W, x.dtype, x.device
         if is_traced() or self._grids_cache is None or self._grids_cache[0] != key:
-            grids = tuple(WindowGrid(H, W, self.window, shift, like=x)
-                          for shift in ((0, 0), (self._shift(H), self._shift(W))))
+            grids = tuple(
+                WindowGrid(H, W, self.window, shift, like=x)
+                for shift in ((0, 0), (self._shift(H), self._shift(W)))
+            )
             if is_traced():
                 return grids
             self._grids_cache = key, grids
@@ -360,50 +404,63 @@ class SwinBackbone(BaseModule):
         [(1, 96, 50, 75), (1, 192, 25, 38), (1, 384, 13, 19), (1, 768, 7, 10)]
     """
 
-    def __init__(self,
-                 arch: str | dict = 'tiny',
-                 in_channels: int = 3,
-                 patch_size: int = 4,
-                 window_size: int | Sequence[int] | None = None,
-                 mlp_ratio: float = 4.0,
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 qkv_bias: bool = True,
-                 qk_scale: float | None = None,
-                 patch_norm: bool = True,
-                 drop_rate: float = 0.0,
-                 attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.1,
-                 use_abs_pos_embed: bool = False,
-                 pretrain_img_size: int = 224,
-                 frozen_stages: int = -1,
-                 attn_impl: str = 'auto',
-                 with_cp: bool = False,
-                 shift_single_window: bool | None = None,
-                 pretrained_window_sizes: int | Sequence[int] | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        patch_size: int = 4,
+        window_size: int | Sequence[int] | None = None,
+        mlp_ratio: float = 4.0,
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        patch_norm: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        use_abs_pos_embed: bool = False,
+        pretrain_img_size: int = 224,
+        frozen_stages: int = -1,
+        attn_impl: str = 'auto',
+        with_cp: bool = False,
+        shift_single_window: bool | None = None,
+        pretrained_window_sizes: int | Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         arch = resolve_arch(arch)
         depths, num_heads, is_v2 = arch['depths'], arch['num_heads'], arch['version'] == 2
         num_stages = len(depths)
         if not out_indices or not set(out_indices) <= set(range(num_stages)):
-            raise ValueError(f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
-                             f'of 0..{num_stages - 1}.')
+            raise ValueError(
+                f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
+                f'of 0..{num_stages - 1}.'
+            )
         check_frozen_stages(frozen_stages, num_stages)
         if attn_impl not in ('auto', *IMPLEMENTATIONS):
-            raise ValueError(f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
-                             f'{", ".join(IMPLEMENTATIONS)}.')
+            raise ValueError(
+                f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
+                f'{", ".join(IMPLEMENTATIONS)}.'
+            )
         if is_v2 and qk_scale is not None:
-            raise ValueError(f'SwinBackbone: qk_scale={qk_scale} is for Swin V1: V2 learns the '
-                             'scale of its attention. Remove it.')
+            raise ValueError(
+                f'SwinBackbone: qk_scale={qk_scale} is for Swin V1: V2 learns the '
+                'scale of its attention. Remove it.'
+            )
         if not is_v2 and pretrained_window_sizes is not None:
-            raise ValueError(f'SwinBackbone: pretrained_window_sizes={pretrained_window_sizes} is '
-                             'for Swin V2: the bias tables of V1 are resized when they are loaded. '
-                             'Remove it.')
+            raise ValueError(
+                f'SwinBackbone: pretrained_window_sizes={pretrained_window_sizes} is '
+                'for Swin V2: the bias tables of V1 are resized when they are loaded. '
+                'Remove it.'
+            )
         if window_size is None:
             window_size = 8 if is_v2 else 7
         windows = one_per_stage('window_size', window_size, num_stages)
-        pretrained_windows = windows if pretrained_window_sizes is None else one_per_stage(
-            'pretrained_window_sizes', pretrained_window_sizes, num_stages)
+        pretrained_windows = (
+            windows
+            if pretrained_window_sizes is None
+            else one_per_stage('pretrained_window_sizes', pretrained_window_sizes, num_stages)
+        )
         if shift_single_window is None:
             shift_single_window = not is_v2
         self.out_indices = tuple(out_indices)
@@ -415,7 +472,8 @@ class SwinBackbone(BaseModule):
         if use_abs_pos_embed:
             self.pos_embed_side = pretrain_img_size // patch_size
             self.absolute_pos_embed = nn.Parameter(
-                torch.zeros(1, self.pos_embed_side**2, self.num_features[0]))
+                torch.zeros(1, self.pos_embed_side**2, self.num_features[0])
+            )
         self.drop_after_pos = nn.Dropout(drop_rate)
 
         last = max(sum(depths) - 1, 1)
@@ -423,20 +481,33 @@ class SwinBackbone(BaseModule):
         block_class, merging_class = SwinBlock, PatchMerging
         if is_v2:
             # Not at the top of the file: V2 is made of the classes above.
-            from .swin_v2 import PatchMergingV2, SwinBlockV2
+            from swin_ext.models.swin_v2 import PatchMergingV2, SwinBlockV2
+
             block_class, merging_class = SwinBlockV2, PatchMergingV2
         self.stages = nn.ModuleList()
         for i, dim in enumerate(self.num_features):
             start = sum(depths[:i])
-            of_version = (dict(pretrained_window=pretrained_windows[i]) if is_v2 else
-                          dict(qk_scale=qk_scale))
-            self.stages.append(SwinStage(
-                block_class, dim, windows[i], shift_single_window,
-                drop_path_rates[start:start + depths[i]],
-                downsample=merging_class(dim, patch_norm) if i < num_stages - 1 else None,
-                num_heads=num_heads[i], mlp_ratio=mlp_ratio, drop_rate=drop_rate,
-                with_cp=with_cp, qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate,
-                attn_impl=attn_impl, **of_version))
+            of_version = (
+                dict(pretrained_window=pretrained_windows[i]) if is_v2 else dict(qk_scale=qk_scale)
+            )
+            self.stages.append(
+                SwinStage(
+                    block_class,
+                    dim,
+                    windows[i],
+                    shift_single_window,
+                    drop_path_rates[start : start + depths[i]],
+                    downsample=merging_class(dim, patch_norm) if i < num_stages - 1 else None,
+                    num_heads=num_heads[i],
+                    mlp_ratio=mlp_ratio,
+                    drop_rate=drop_rate,
+                    with_cp=with_cp,
+                    qkv_bias=qkv_bias,
+                    attn_drop_rate=attn_drop_rate,
+                    attn_impl=attn_impl,
+                    **of_version,
+                )
+            )
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(self.num_features[i]))
 
@@ -508,11 +579,12 @@ class SwinBackbone(BaseModule):
             SwinWeightsError: If the file has no Swin, or one of another architecture.
         """
         if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
-            raise ValueError("SwinBackbone: init_cfg must be dict(type='Pretrained', "
-                             f'checkpoint=...), but is {init_cfg}.')
+            raise ValueError(
+                "SwinBackbone: init_cfg must be dict(type='Pretrained', "
+                f'checkpoint=...), but is {init_cfg}.'
+            )
         path = fetch_once(init_cfg['checkpoint'])
-        matched = match_to_model(
-            convert_swin_state_dict(read_checkpoint(path)), self.state_dict())
+        matched = match_to_model(convert_swin_state_dict(read_checkpoint(path)), self.state_dict())
         self.load_state_dict(matched.state_dict, strict=False)
         print_log(f'{path}: {matched.report()}', 'current')
 

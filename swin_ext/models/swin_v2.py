@@ -4,6 +4,7 @@ Paper: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution",
 https://arxiv.org/abs/2111.09883, Section 3. Computes the same function as Microsoft's code, timm's
 and torchvision's; parameter names are the extension of V1's that `swin_weights` describes.
 """
+
 from __future__ import annotations
 
 import math
@@ -12,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .swin import (
+from swin_ext.models.attention.windows import PositionBiasCache, window_attention
+from swin_ext.models.swin import (
     PatchMerging,
     SwinBlock,
     gather_position_bias,
     join_neighbours,
     relative_position_index,
 )
-from .window_attention import PositionBiasCache, window_attention
 
 # Cosines are multiplied by no more than this (Section 3.2: the temperature is above 0.01).
 MAX_LOGIT_SCALE = 100.0
@@ -64,20 +65,31 @@ class WindowAttentionV2(nn.Module):
         attn_impl: Key of `window_attention.IMPLEMENTATIONS`, or 'auto'.
     """
 
-    def __init__(self, dim, num_heads, window, pretrained_window, qkv_bias, attn_drop_rate,
-                 proj_drop_rate, attn_impl):
+    def __init__(
+        self,
+        dim,
+        num_heads,
+        window,
+        pretrained_window,
+        qkv_bias,
+        attn_drop_rate,
+        proj_drop_rate,
+        attn_impl,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
         self.attn_impl = attn_impl
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         self.cpb_mlp = nn.Sequential(
-            nn.Linear(2, 512), nn.ReLU(inplace=True), nn.Linear(512, num_heads, bias=False))
+            nn.Linear(2, 512), nn.ReLU(inplace=True), nn.Linear(512, num_heads, bias=False)
+        )
         self.register_buffer(
-            'relative_coords_table', log_spaced_offsets(window, pretrained_window),
-            persistent=False)
+            'relative_coords_table', log_spaced_offsets(window, pretrained_window), persistent=False
+        )
         self.register_buffer(
-            'relative_position_index', relative_position_index(window), persistent=False)
+            'relative_position_index', relative_position_index(window), persistent=False
+        )
         self.qkv = nn.Linear(dim, dim * 3, bias=False)
         # Keys have no bias (Microsoft's code; the paper does not say why).
         self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
@@ -106,10 +118,16 @@ class WindowAttentionV2(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logit_scale = self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp()
             cosine_qkv = scale_to_cosines(
-                qkv.to(torch.promote_types(qkv.dtype, torch.float32)), logit_scale.flatten(1))
+                qkv.to(torch.promote_types(qkv.dtype, torch.float32)), logit_scale.flatten(1)
+            )
             out = window_attention(
-                cosine_qkv, self.position_bias(), mask, 1.0,
-                self.attn_drop_rate if self.training else 0.0, self.attn_impl)
+                cosine_qkv,
+                self.position_bias(),
+                mask,
+                1.0,
+                self.attn_drop_rate if self.training else 0.0,
+                self.attn_impl,
+            )
         return self.proj_drop(self.proj(out.reshape(B, N, C).to(qkv.dtype)))
 
 

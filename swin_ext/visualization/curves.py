@@ -1,4 +1,5 @@
 """Curves of a training run: losses, learning rate, validation mAP and throughput."""
+
 from __future__ import annotations
 
 from matplotlib.axes import Axes
@@ -10,8 +11,9 @@ DPI = 120
 INCHES = (8, 10.5)
 # Share of the height of each panel, and of the room around them. Fixed, because a layout engine
 # would double the time that training waits for the picture.
-PANELS = dict(height_ratios=(3, 1.2, 3, 1.2), left=0.1, right=0.97, bottom=0.05, top=0.95,
-              hspace=0.14)
+PANELS = dict(
+    height_ratios=(3, 1.2, 3, 1.2), left=0.1, right=0.97, bottom=0.05, top=0.95, hspace=0.14
+)
 
 
 def series(records: list[dict], key: str) -> tuple[list[int], list[float]]:
@@ -41,9 +43,12 @@ def plot_losses(ax: Axes, records: list[dict]) -> None:
     keys = sorted({key for record in records for key in record if key.startswith('loss_')})
     for name, members in group_losses(keys).items():
         complete = [record for record in records if all(key in record for key in members)]
-        ax.plot([record['step'] for record in complete],
-                [sum(record[key] for key in members) for record in complete],
-                linewidth=1, label=name)
+        ax.plot(
+            [record['step'] for record in complete],
+            [sum(record[key] for key in members) for record in complete],
+            linewidth=1,
+            label=name,
+        )
     ax.set_ylim(bottom=0)
     ax.set_ylabel('training loss')
     ax.legend(frameon=False)
@@ -62,13 +67,26 @@ def plot_map(ax: Axes, records: list[dict]) -> None:
             steps, values = series(records, f'coco/{kind}_mAP{suffix}')
             if not steps:
                 continue
-            ax.plot(steps, values, style, color=colour, marker='o', markersize=3,
-                    label=f'{kind} {label}')
+            ax.plot(
+                steps,
+                values,
+                style,
+                color=colour,
+                marker='o',
+                markersize=3,
+                label=f'{kind} {label}',
+            )
             if not suffix:
                 best = max(range(len(values)), key=values.__getitem__)
-                ax.annotate(f'{values[best]:.3f}', (steps[best], values[best]), color=colour,
-                            textcoords='offset points', xytext=(0, BEST_VALUE[kind]), ha='center',
-                            fontsize=8)
+                ax.annotate(
+                    f'{values[best]:.3f}',
+                    (steps[best], values[best]),
+                    color=colour,
+                    textcoords='offset points',
+                    xytext=(0, BEST_VALUE[kind]),
+                    ha='center',
+                    fontsize=8,
+                )
     ax.set_ylim(0, 1.05)
     ax.set_ylabel('validation mAP')
     if ax.lines:

@@ -1,4 +1,5 @@
 """Predicted masks over the ground truth, many images on one sheet."""
+
 from __future__ import annotations
 
 import math
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from swin_ext.evaluation.clinical import compare_masks
+from swin_ext.coco.masks import overlap
 
 # Colour-blind safe and far from grey: Okabe and Ito, https://jfly.uni-koeln.de/color/.
 COLOURS = ('#D55E00', '#009E73', '#56B4E9', '#F0E442', '#CC79A7', '#0072B2', '#E69F00')
@@ -39,24 +40,22 @@ class Tile(NamedTuple):
     predictions: dict[int, tuple[np.ndarray, float]]
 
 
-def overlap(mask: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Intersection over union and Dice coefficient of two boolean masks, not both empty."""
-    scores = compare_masks(mask, other, (1, 1), distances=False)
-    return scores['jaccard'], scores['dice']
-
-
-def blend(image: np.ndarray, masks: dict[int, np.ndarray],
-          colours: dict[int, str]) -> np.ndarray:
+def blend(image: np.ndarray, masks: dict[int, np.ndarray], colours: dict[int, str]) -> np.ndarray:
     """RGB image, floats in [0, 1], with each category's mask tinted in its colour."""
-    rgb = np.repeat(image[..., None] / 255., 3, axis=2)
+    rgb = np.repeat(image[..., None] / 255.0, 3, axis=2)
     for category_id, mask in masks.items():
         colour = np.array(to_rgb(colours[category_id]))
         rgb[mask] = (1 - FILL_OPACITY) * rgb[mask] + FILL_OPACITY * colour
     return rgb
 
 
-def draw_tile(ax: Axes, image: np.ndarray, truth: dict[int, np.ndarray],
-              predictions: dict[int, tuple[np.ndarray, float]], colours: dict[int, str]) -> None:
+def draw_tile(
+    ax: Axes,
+    image: np.ndarray,
+    truth: dict[int, np.ndarray],
+    predictions: dict[int, tuple[np.ndarray, float]],
+    colours: dict[int, str],
+) -> None:
     """Draw one image with its predicted masks (filled) and its ground truth (dashed, white)."""
     masks = {category_id: mask for category_id, (mask, _) in predictions.items()}
     ax.imshow(blend(image, masks, colours), interpolation='nearest')
@@ -75,12 +74,14 @@ def draw_tile(ax: Axes, image: np.ndarray, truth: dict[int, np.ndarray],
 def _draw_outline(ax: Axes, mask: np.ndarray, colour: str, **style) -> ContourSet:
     # Padded, so that a mask touching the border has a closed outline.
     columns, rows = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
-    return ax.contour(columns, rows, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour],
-                      **style)
+    return ax.contour(
+        columns, rows, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour], **style
+    )
 
 
-def describe(category_id: int, truth: dict[int, np.ndarray],
-             predictions: dict[int, tuple[np.ndarray, float]]) -> str | None:
+def describe(
+    category_id: int, truth: dict[int, np.ndarray], predictions: dict[int, tuple[np.ndarray, float]]
+) -> str | None:
     """Score, IoU and Dice of a category on one image, or None where it neither is nor is found."""
     if category_id in predictions:
         mask, score = predictions[category_id]
@@ -104,8 +105,10 @@ def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Fi
     """
     categories = list(names)
     if len(categories) > len(COLOURS):
-        raise ValueError(f'there are {len(categories)} categories, but only {len(COLOURS)} can be '
-                         'told apart by colour')
+        raise ValueError(
+            f'there are {len(categories)} categories, but only {len(COLOURS)} can be '
+            'told apart by colour'
+        )
     colours = dict(zip(categories, COLOURS))
 
     columns = min(MAX_COLUMNS, len(tiles))
@@ -122,30 +125,64 @@ def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Fi
         row, column = divmod(index, columns)
         left = gap + column * (TILE_INCHES + gap)
         bottom = figure_height - header - row * row_height - title - TILE_INCHES
-        ax = figure.add_axes([left / width, bottom / figure_height,
-                              TILE_INCHES / width, TILE_INCHES / figure_height])
+        ax = figure.add_axes(
+            [left / width, bottom / figure_height, TILE_INCHES / width, TILE_INCHES / figure_height]
+        )
         draw_tile(ax, tile.image, tile.truth, tile.predictions, colours)
-        figure.text(left / width, (bottom + TILE_INCHES + 0.05) / figure_height,
-                    _shorten(tile.title), fontsize=8, va='bottom')
+        figure.text(
+            left / width,
+            (bottom + TILE_INCHES + 0.05) / figure_height,
+            _shorten(tile.title),
+            fontsize=8,
+            va='bottom',
+        )
         for number, category_id in enumerate(categories):
             text = describe(category_id, tile.truth, tile.predictions)
             y = (bottom - 0.05 - line * number) / figure_height
             figure.text(left / width, y, '\u25a0', color=colours[category_id], fontsize=8, va='top')
-            figure.text((left + 0.13) / width, y, f'{names[category_id]}  {text or "absent"}',
-                        color='black' if text else '0.6', fontsize=7.5, va='top')
+            figure.text(
+                (left + 0.13) / width,
+                y,
+                f'{names[category_id]}  {text or "absent"}',
+                color='black' if text else '0.6',
+                fontsize=7.5,
+                va='top',
+            )
 
-    handles = [Patch(facecolor=(*to_rgb(colours[category_id]), FILL_OPACITY),
-                     edgecolor=colours[category_id], label=names[category_id])
-               for category_id in categories]
-    handles.append(Line2D([], [], color='white', linestyle='dashed', linewidth=1,
-                          path_effects=[patheffects.withStroke(linewidth=3, foreground='black')],
-                          label='ground truth'))
-    figure.legend(handles=handles, loc='upper left', ncols=len(handles), frameon=False, fontsize=9,
-                  bbox_to_anchor=(gap / width, 1), borderaxespad=0.3, borderpad=0.2,
-                  title=f'best prediction per class, score from {score_thr:g}', title_fontsize=8,
-                  alignment='left')
+    handles = [
+        Patch(
+            facecolor=(*to_rgb(colours[category_id]), FILL_OPACITY),
+            edgecolor=colours[category_id],
+            label=names[category_id],
+        )
+        for category_id in categories
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color='white',
+            linestyle='dashed',
+            linewidth=1,
+            path_effects=[patheffects.withStroke(linewidth=3, foreground='black')],
+            label='ground truth',
+        )
+    )
+    figure.legend(
+        handles=handles,
+        loc='upper left',
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+        bbox_to_anchor=(gap / width, 1),
+        borderaxespad=0.3,
+        borderpad=0.2,
+        title=f'best prediction per class, score from {score_thr:g}',
+        title_fontsize=8,
+        alignment='left',
+    )
     return figure
 
 
 def _shorten(text: str, length: int = 42) -> str:
-    return text if len(text) <= length else '\u2026' + text[1 - length:]
+    return text if len(text) <= length else '\u2026' + text[1 - length :]

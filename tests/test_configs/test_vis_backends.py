@@ -1,4 +1,5 @@
 """Where a run is logged to, by one line."""
+
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,13 @@ def test_another_one_by_a_cfg_option(name):
 @pytest.mark.parametrize('name', ['WandbVisBackend', 'MLflowVisBackend', 'AimVisBackend'])
 def test_one_more_by_a_line_of_a_config(name, tmp_path):
     (tmp_path / 'mine.py').write_text(
-        f"_base_ = [{str(NANO)!r}]\n"
+        f'_base_ = [{str(NANO)!r}]\n'
         "visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), "
-        f"dict(type='TensorboardVisBackend'), dict(type='{name}')])\n")
+        f"dict(type='TensorboardVisBackend'), dict(type='{name}')])\n"
+    )
     visualizer = Config.fromfile(tmp_path / 'mine.py').visualizer
     assert visualizer.type == 'DetLocalVisualizer'
     assert [backend.type for backend in visualizer.vis_backends][1:] == [
-        'TensorboardVisBackend', name]
+        'TensorboardVisBackend',
+        name,
+    ]

@@ -6,9 +6,9 @@ import pycocotools.mask
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
-from toy_cmr import ToyCMR, encode
 
 from swin_ext.datasets import CMRDataset, DatasetError
+from toy_cmr import ToyCMR, encode
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -19,13 +19,20 @@ PIPELINE = [
 
 def build(toy, **kwargs):
     init_default_scope('mmdet')
-    cfg = dict(type='CMRDataset', data_root=str(toy.root), ann_file='train.json',
-               data_prefix=dict(img='images/'), pipeline=PIPELINE, lazy_init=False)
+    cfg = dict(
+        type='CMRDataset',
+        data_root=str(toy.root),
+        ann_file='train.json',
+        data_prefix=dict(img='images/'),
+        pipeline=PIPELINE,
+        lazy_init=False,
+    )
     return DATASETS.build({**cfg, **kwargs})
 
 
-@pytest.mark.parametrize('classes', [
-    ('LV', 'Myo', 'RV'), ('RV', 'LV', 'Myo'), ('Myo', 'LV'), ('RV', )])
+@pytest.mark.parametrize(
+    'classes', [('LV', 'Myo', 'RV'), ('RV', 'LV', 'Myo'), ('Myo', 'LV'), ('RV',)]
+)
 def test_label_i_is_class_i_whatever_the_order_in_the_file(toy_cmr, classes):
     dataset = build(toy_cmr, metainfo=dict(classes=classes))
     coco = COCO(str(toy_cmr.json_path))
@@ -34,8 +41,10 @@ def test_label_i_is_class_i_whatever_the_order_in_the_file(toy_cmr, classes):
         info = dataset.get_data_info(i)
         annotations = coco.imgToAnns[info['img_id']]
         names = {tuple(a['bbox'][:2]): coco.cats[a['category_id']]['name'] for a in annotations}
-        got = {tuple(instance['bbox'][:2]): classes[instance['bbox_label']]
-               for instance in info['instances']}
+        got = {
+            tuple(instance['bbox'][:2]): classes[instance['bbox_label']]
+            for instance in info['instances']
+        }
         assert got == {corner: name for corner, name in names.items() if name in classes}
 
 
@@ -43,9 +52,9 @@ def test_classes_come_from_the_file_where_the_config_has_none(tmp_path):
     names = tuple(f'structure {i}' for i in range(69))
     toy = ToyCMR(tmp_path / 'many', classes=('LV', 'Myo') + names[2:])
     assert build(toy).metainfo['classes'] == ('LV', 'Myo') + names[2:]
-    one = ToyCMR(tmp_path / 'one', classes=('LV', ))
+    one = ToyCMR(tmp_path / 'one', classes=('LV',))
     dataset = build(one)
-    assert dataset.metainfo['classes'] == ('LV', )
+    assert dataset.metainfo['classes'] == ('LV',)
     assert [i['bbox_label'] for i in dataset.get_data_info(0)['instances']] == [0]
 
 
@@ -78,17 +87,19 @@ def test_single_class_without_comma(toy_cmr):
 
 def test_no_image_left_prints_both_lists(toy_cmr):
     toy_cmr.content['annotations'] = [
-        a for a in toy_cmr.content['annotations'] if a['category_id'] != 30]
+        a for a in toy_cmr.content['annotations'] if a['category_id'] != 30
+    ]
     toy_cmr.save()
     with pytest.raises(DatasetError, match='No image is left') as error:
-        build(toy_cmr, metainfo=dict(classes=('RV', )), filter_cfg=dict(filter_empty_gt=True))
+        build(toy_cmr, metainfo=dict(classes=('RV',)), filter_cfg=dict(filter_empty_gt=True))
     assert "asked for (metainfo.classes): ['RV']" in str(error.value)
     assert '4 without an instance' in str(error.value)
 
 
 def test_filtering_counts_and_keeps_what_it_should(toy_cmr):
     toy_cmr.content['annotations'] = [
-        a for a in toy_cmr.content['annotations'] if a['image_id'] != 2]
+        a for a in toy_cmr.content['annotations'] if a['image_id'] != 2
+    ]
     toy_cmr.save()
     dataset = build(toy_cmr, filter_cfg=dict(filter_empty_gt=True))
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [1, 3, 4]
@@ -107,8 +118,10 @@ BROKEN_ENTRIES = [
     (set_annotation('bbox', [50, 10, 20, 5]), r'annotation 5 .* leaves the image of 64 x 48 px'),
     (set_annotation('bbox', [-3, 10, 20, 5]), r'annotation 5 .* leaves the image of 64 x 48 px'),
     (set_annotation('bbox', [10, 10, 0, 5]), r'annotation 5 .* smaller than one pixel'),
-    (set_annotation('segmentation', encode(np.ones((64, 48)))),
-     r'annotation 5 .* its RLE has size \[64, 48\], but the image has .* \[48, 64\]'),
+    (
+        set_annotation('segmentation', encode(np.ones((64, 48)))),
+        r'annotation 5 .* its RLE has size \[64, 48\], but the image has .* \[48, 64\]',
+    ),
     (set_annotation('segmentation', dict(size=[48, 64])), 'annotation 5 .* RLE has no counts'),
     (set_annotation('segmentation', [[1, 1, 5, 5]]), 'annotation 5 .* at least three x, y'),
 ]
@@ -144,6 +157,7 @@ def test_broken_entries_are_skipped_and_counted_on_request(toy_cmr, damage, mess
 
 def build_with_log(toy, caplog, **kwargs):
     from mmengine.logging import MMLogger
+
     logger = MMLogger.get_instance('test_cmr', log_level='INFO')
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
@@ -189,12 +203,16 @@ def resize(path):
     cv2.imwrite(str(path), np.zeros((50, 64), np.uint8))
 
 
-@pytest.mark.parametrize('damage, message', [
-    (truncate, r'image 3 \(.*slice_3.png\): .*slice_3.png cannot be read'),
-    (lambda path: path.write_text('no image'), r'image 3 .*slice_3.png cannot be read'),
-    (lambda path: path.write_bytes(b''), r'image 3 .*slice_3.png cannot be read'),
-    (resize, r'image 3 .*slice_3.png is 64 x 50 px, but the JSON says 64 x 48'),
-], ids=['truncated', 'text', 'empty', 'other size'])
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (truncate, r'image 3 \(.*slice_3.png\): .*slice_3.png cannot be read'),
+        (lambda path: path.write_text('no image'), r'image 3 .*slice_3.png cannot be read'),
+        (lambda path: path.write_bytes(b''), r'image 3 .*slice_3.png cannot be read'),
+        (resize, r'image 3 .*slice_3.png is 64 x 50 px, but the JSON says 64 x 48'),
+    ],
+    ids=['truncated', 'text', 'empty', 'other size'],
+)
 def test_corrupt_image(toy_cmr, damage, message, caplog):
     damage(toy_cmr.root / 'images/slice_3.png')
     dataset = build(toy_cmr)
@@ -208,7 +226,8 @@ def test_corrupt_image(toy_cmr, damage, message, caplog):
 
 def test_image_without_instance_but_of_another_size(toy_cmr):
     toy_cmr.content['annotations'] = [
-        a for a in toy_cmr.content['annotations'] if a['image_id'] != 3]
+        a for a in toy_cmr.content['annotations'] if a['image_id'] != 3
+    ]
     toy_cmr.save()
     resize(toy_cmr.root / 'images/slice_3.png')
     with pytest.raises(DatasetError, match='is 64 x 50 px, but the JSON says 64 x 48'):
@@ -220,16 +239,23 @@ def test_invalid_argument(toy_cmr):
         build(toy_cmr, invalid='ignore')
 
 
-@pytest.mark.parametrize('folder, ann_file, images, instances, classes', [
-    ('sunnybrook_png', 'train.json', 425, 425, ('LV', )),
-    ('sunnybrook_png', 'val.json', 101, 101, ('LV', )),
-    ('autofd_nifti/coco', 'train.json', 54, 158, ('LV', 'Myo', 'RV')),
-    ('sunnybrook_dicom/coco', 'train.json', 28, 56, ('LV', 'Myo')),
-])
+@pytest.mark.parametrize(
+    'folder, ann_file, images, instances, classes',
+    [
+        ('sunnybrook_png', 'train.json', 425, 425, ('LV',)),
+        ('sunnybrook_png', 'val.json', 101, 101, ('LV',)),
+        ('autofd_nifti/coco', 'train.json', 54, 158, ('LV', 'Myo', 'RV')),
+        ('sunnybrook_dicom/coco', 'train.json', 28, 56, ('LV', 'Myo')),
+    ],
+)
 def test_real_sets_are_loaded_whole(real_data, folder, ann_file, images, instances, classes):
     init_default_scope('mmdet')
-    dataset = CMRDataset(data_root=str(real_data / folder), ann_file=ann_file,
-                         data_prefix=dict(img='images/'), pipeline=PIPELINE)
+    dataset = CMRDataset(
+        data_root=str(real_data / folder),
+        ann_file=ann_file,
+        data_prefix=dict(img='images/'),
+        pipeline=PIPELINE,
+    )
     assert dataset.metainfo['classes'] == classes
     assert len(dataset) == images
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]

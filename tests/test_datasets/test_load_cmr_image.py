@@ -1,12 +1,12 @@
 import cv2
 import numpy as np
 import pytest
-from image_files import dicom_bytes, make_dicom, nifti_bytes
 from mmengine.registry import TRANSFORMS
-from toy_cmr import ToyCMR
 
+from image_files import dicom_bytes, make_dicom, nifti_bytes
 from swin_ext.datasets import CMRDataset, DatasetError, LoadCMRImage
-from swin_ext.datasets.cmr_image_io import ImageReadError
+from swin_ext.images.reading import ImageReadError
+from toy_cmr import ToyCMR
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (48, 64)).astype(np.uint8)
@@ -18,8 +18,9 @@ def windowed(image, reference=None, percentiles=(1, 99)):
     return np.clip((image - low) / (high - low), 0, 1) * 255
 
 
-@pytest.mark.parametrize('pixels', [GREY, RNG.integers(0, 256, (8, 9, 3)).astype(np.uint8)],
-                         ids=['grey', 'colour'])
+@pytest.mark.parametrize(
+    'pixels', [GREY, RNG.integers(0, 256, (8, 9, 3)).astype(np.uint8)], ids=['grey', 'colour']
+)
 @pytest.mark.parametrize('to_float32', [False, True])
 def test_8_bit_png_is_what_load_image_from_file_gives(tmp_path, pixels, to_float32):
     path = str(tmp_path / 'slice.png')
@@ -33,18 +34,20 @@ def test_8_bit_png_is_what_load_image_from_file_gives(tmp_path, pixels, to_float
 
 
 def test_16_bit_png_is_windowed(tmp_path):
-    pixels = (GREY.astype(np.uint16) * 200)
+    pixels = GREY.astype(np.uint16) * 200
     path = str(tmp_path / 'slice.png')
     cv2.imwrite(path, pixels)
     image = LoadCMRImage(window='slice', percentiles=(5, 90))(dict(img_path=path))['img']
     assert image.dtype == np.uint8 and image.shape == (48, 64, 3)
     expected = np.rint(windowed(pixels.astype(float), percentiles=(5, 90)))
     assert all(np.abs(image[..., i] - expected).max() <= 1 for i in range(3))
-    exact = LoadCMRImage(window='slice', percentiles=(5, 90), to_float32=True)(
-        dict(img_path=path))['img']
+    exact = LoadCMRImage(window='slice', percentiles=(5, 90), to_float32=True)(dict(img_path=path))[
+        'img'
+    ]
     assert exact.dtype == np.float32
-    assert np.allclose(exact[..., 0], windowed(pixels.astype(float), percentiles=(5, 90)),
-                       atol=1e-3)
+    assert np.allclose(
+        exact[..., 0], windowed(pixels.astype(float), percentiles=(5, 90)), atol=1e-3
+    )
 
 
 @pytest.fixture
@@ -54,23 +57,29 @@ def volume(tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize('channels, z, t, expected', [
-    ('repeat', 2, 1, [(2, 1)] * 3),
-    ('slices', 2, 1, [(1, 1), (2, 1), (3, 1)]),
-    ('slices', 0, 1, [(0, 1), (0, 1), (1, 1)]),
-    ('slices', 4, 3, [(3, 3), (4, 3), (4, 3)]),
-    ('frames', 2, 1, [(2, 0), (2, 1), (2, 2)]),
-    ('frames', 2, 0, [(2, 0), (2, 0), (2, 1)]),
-    ('frames', 2, 3, [(2, 2), (2, 3), (2, 3)]),
-])
+@pytest.mark.parametrize(
+    'channels, z, t, expected',
+    [
+        ('repeat', 2, 1, [(2, 1)] * 3),
+        ('slices', 2, 1, [(1, 1), (2, 1), (3, 1)]),
+        ('slices', 0, 1, [(0, 1), (0, 1), (1, 1)]),
+        ('slices', 4, 3, [(3, 3), (4, 3), (4, 3)]),
+        ('frames', 2, 1, [(2, 0), (2, 1), (2, 2)]),
+        ('frames', 2, 0, [(2, 0), (2, 0), (2, 1)]),
+        ('frames', 2, 3, [(2, 2), (2, 3), (2, 3)]),
+    ],
+)
 @pytest.mark.parametrize('window', ['slice', 'study'])
 def test_channels_of_a_volume(volume, channels, z, t, expected, window):
     load = LoadCMRImage(window=window, channels=channels, to_float32=True)
     image = load(dict(img_path=volume, slice_index=z, frame_index=t))['img']
     for channel, (slice_index, frame_index) in enumerate(expected):
         reference = VOLUME[..., frame_index] if window == 'study' else None
-        assert np.allclose(image[..., channel], windowed(
-            VOLUME[:, :, slice_index, frame_index].T.astype(float), reference), atol=1e-3)
+        assert np.allclose(
+            image[..., channel],
+            windowed(VOLUME[:, :, slice_index, frame_index].T.astype(float), reference),
+            atol=1e-3,
+        )
 
 
 def make_stack(tmp_path, with_metadata=True):
@@ -87,20 +96,26 @@ def make_stack(tmp_path, with_metadata=True):
 
 
 def build(toy, **load):
-    return CMRDataset(data_root=str(toy.root), ann_file='train.json',
-                      data_prefix=dict(img='images/'), pipeline=[dict(type='LoadCMRImage', **load)])
+    return CMRDataset(
+        data_root=str(toy.root),
+        ann_file='train.json',
+        data_prefix=dict(img='images/'),
+        pipeline=[dict(type='LoadCMRImage', **load)],
+    )
 
 
-@pytest.mark.parametrize('index, neighbours', [(0, (0, 0, 1)), (1, (0, 1, 2)), (2, (1, 2, 2)),
-                                               (3, (3, 3, 3))])
+@pytest.mark.parametrize(
+    'index, neighbours', [(0, (0, 0, 1)), (1, (0, 1, 2)), (2, (1, 2, 2)), (3, (3, 3, 3))]
+)
 @pytest.mark.parametrize('window', ['slice', 'study'])
 def test_channels_of_a_stack_of_files(tmp_path, index, neighbours, window):
     toy, pixels = make_stack(tmp_path)
     image = build(toy, window=window, channels='slices', to_float32=True)[index]['img']
     reference = np.stack(pixels) if window == 'study' else None
     for channel, neighbour in enumerate(neighbours):
-        assert np.allclose(image[..., channel], windowed(pixels[neighbour].astype(float),
-                                                         reference), atol=1e-3)
+        assert np.allclose(
+            image[..., channel], windowed(pixels[neighbour].astype(float), reference), atol=1e-3
+        )
 
 
 def test_frames_of_a_cine_of_files(tmp_path):
@@ -123,8 +138,9 @@ def test_two_images_of_the_same_slice(tmp_path):
     assert len(build(toy, window='slice')) == 4  # where no neighbour is needed
 
 
-@pytest.mark.parametrize('load', [dict(channels='slices'), dict(channels='frames'),
-                                  dict(window='study')])
+@pytest.mark.parametrize(
+    'load', [dict(channels='slices'), dict(channels='frames'), dict(window='study')]
+)
 def test_neighbours_need_metadata(tmp_path, load):
     toy, _ = make_stack(tmp_path, with_metadata=False)
     with pytest.raises(DatasetError, match=r'image 1 .*needs .* patient_id'):
@@ -150,6 +166,7 @@ def test_other_backends_read_the_same(tmp_path, volume):
     remote = dict(backend='RecordingBackend')
     from mmengine.fileio import LocalBackend, register_backend
     from mmengine.fileio.backends.base import BaseStorageBackend
+
     read = []
 
     class RecordingBackend(BaseStorageBackend):
@@ -173,11 +190,14 @@ def test_slice_out_of_range_names_the_file(volume):
         LoadCMRImage(window='slice')(dict(img_path=volume, slice_index=7, frame_index=0))
 
 
-@pytest.mark.parametrize('argument, message', [
-    (dict(window='auto'), "window='auto' must be one of"),
-    (dict(channels='2.5d'), "channels='2.5d' must be one of"),
-    (dict(percentiles=(99, 1)), 'two rising numbers'),
-])
+@pytest.mark.parametrize(
+    'argument, message',
+    [
+        (dict(window='auto'), "window='auto' must be one of"),
+        (dict(channels='2.5d'), "channels='2.5d' must be one of"),
+        (dict(percentiles=(99, 1)), 'two rising numbers'),
+    ],
+)
 def test_invalid_argument(argument, message):
     with pytest.raises(ValueError, match=message):
         LoadCMRImage(**argument)

@@ -1,4 +1,5 @@
 """A training that is killed at any moment is resumed, and ends as if it had not been."""
+
 from __future__ import annotations
 
 import itertools
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import make_runner
 
-from swin_ext.engine import checkpoint_writer
+from swin_ext.checkpoint import writer as checkpoint_writer
+from toy_training import make_runner
 
 NUM_ITERATIONS = 60
 NUM_PASSES = 120  # 60 of training, and 10 in each of 6 validations
@@ -33,10 +34,15 @@ def train(work_dir: Path, resume: bool) -> None:
 
     checkpoint_writer._WholeWrites = SlowDisk
     runner = make_runner(
-        work_dir, max_epochs=6, val_interval=10, payload=250_000, resume=resume,
+        work_dir,
+        max_epochs=6,
+        val_interval=10,
+        payload=250_000,
+        resume=resume,
         checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=5, max_keep_ckpts=2),
         hooks=[dict(type='BestCheckpointHook', metric='toy/loss'), dict(type='EMAHook')],
-        experiment_name=f'fault-{os.getpid()}')
+        experiment_name=f'fault-{os.getpid()}',
+    )
     forward = runner.model.forward
     calls = itertools.count(1)
 
@@ -76,8 +82,11 @@ def uninterrupted(start, tmp_path_factory):
 def state_of(work_dir: Path) -> tuple[dict, list[str]]:
     """Last state of training, and names of the files without the hash of the time in them."""
     final = torch.load(work_dir / f'iter_{NUM_ITERATIONS}.pth', weights_only=False)
-    files = [re.sub('-[0-9a-f]{8}', '', path.name) for path in work_dir.iterdir() if path.is_file()
-             and path.suffix != '.py']
+    files = [
+        re.sub('-[0-9a-f]{8}', '', path.name)
+        for path in work_dir.iterdir()
+        if path.is_file() and path.suffix != '.py'
+    ]
     return final, sorted(files)
 
 
@@ -122,8 +131,13 @@ def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
     for kill in range(num_kills):
         work_dir = tmp_path / str(kill)
         process = start(work_dir, False)
-        num_in_save += kill_amid(process, work_dir, rng.randint(1, NUM_PASSES),
-                                 rng.random() * 0.03, in_save=kill % 2 == 0)
+        num_in_save += kill_amid(
+            process,
+            work_dir,
+            rng.randint(1, NUM_PASSES),
+            rng.random() * 0.03,
+            in_save=kill % 2 == 0,
+        )
         num_late += process.exitcode == 0
         assert process.exitcode in (0, -9)
         assert_all_whole(work_dir)
@@ -140,8 +154,10 @@ def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
         for index, state in expected['optimizer']['state'].items():
             for name, value in state.items():
                 assert torch.equal(final['optimizer']['state'][index][name], value)
-    print(f'\n{num_kills} kills: {num_in_save} within a save, {num_early} before the first '
-          f'checkpoint, {num_late} after the end.')
+    print(
+        f'\n{num_kills} kills: {num_in_save} within a save, {num_early} before the first '
+        f'checkpoint, {num_late} after the end.'
+    )
     assert num_in_save >= num_kills // 4
     assert num_late + num_early <= num_kills * 3 // 4
 

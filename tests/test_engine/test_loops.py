@@ -24,7 +24,6 @@ class Numbers(Dataset):
 
 
 class Model(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(1, 1)
@@ -36,7 +35,6 @@ class Model(BaseModel):
 
 
 class Recorder(Hook):
-
     def __init__(self):
         self.batches, self.validated = [], []
 
@@ -50,31 +48,46 @@ class Recorder(Hook):
 
 def make_runner(work_dir, num_workers=0, **train_cfg):
     recorder = Recorder()
-    loader = dict(dataset=Numbers(), batch_size=3, num_workers=num_workers,
-                  sampler=dict(type='DefaultSampler', shuffle=True))
+    loader = dict(
+        dataset=Numbers(),
+        batch_size=3,
+        num_workers=num_workers,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
     runner = Runner(
-        model=Model(), work_dir=str(work_dir), train_dataloader=loader, val_dataloader=loader,
+        model=Model(),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=loader,
         train_cfg=dict(type='EpochTrainLoopWithIterVal', max_epochs=3, **train_cfg),
-        val_cfg=dict(), val_evaluator=[],
+        val_cfg=dict(),
+        val_evaluator=[],
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        custom_hooks=[recorder], randomness=dict(seed=0), log_level='ERROR',
-        experiment_name=f'{work_dir.name}-{id(recorder)}')
+        custom_hooks=[recorder],
+        randomness=dict(seed=0),
+        log_level='ERROR',
+        experiment_name=f'{work_dir.name}-{id(recorder)}',
+    )
     return runner, recorder
 
 
-@pytest.mark.parametrize('val_begin, val_interval, expected', [
-    (1, 5, [5, 10, 12]),
-    (6, 5, [10, 12]),
-    (1, 4, [4, 8, 12]),  # 12 ends an interval and the training, but is validated once
-    (100, 1, [12]),
-])
+@pytest.mark.parametrize(
+    'val_begin, val_interval, expected',
+    [
+        (1, 5, [5, 10, 12]),
+        (6, 5, [10, 12]),
+        (1, 4, [4, 8, 12]),  # 12 ends an interval and the training, but is validated once
+        (100, 1, [12]),
+    ],
+)
 def test_validates_by_iteration_and_at_the_end(tmp_path, val_begin, val_interval, expected):
     runner, recorder = make_runner(tmp_path, val_begin=val_begin, val_interval=val_interval)
     runner.train()
     assert recorder.validated == expected
     assert [batch[:3] for batch in recorder.batches] == [
-        (epoch, 4 * epoch + i, i) for epoch in range(3) for i in range(4)]
+        (epoch, 4 * epoch + i, i) for epoch in range(3) for i in range(4)
+    ]
     for epoch in range(3):
         numbers = [n for e, _, _, batch in recorder.batches if e == epoch for n in batch]
         assert sorted(numbers) == list(range(10))
@@ -84,8 +97,7 @@ def test_validates_by_iteration_and_at_the_end(tmp_path, val_begin, val_interval
 def test_resumes_within_an_epoch_with_the_batches_that_were_left(tmp_path, stop, num_workers):
     whole, whole_recorder = make_runner(tmp_path / 'whole', val_begin=1, val_interval=5)
     whole.train()
-    resumed, recorder = make_runner(
-        tmp_path / 'resumed', num_workers, val_begin=1, val_interval=5)
+    resumed, recorder = make_runner(tmp_path / 'resumed', num_workers, val_begin=1, val_interval=5)
     resumed._resume, resumed._load_from = True, str(tmp_path / f'whole/iter_{stop}.pth')
     resumed.train()
     assert recorder.batches == whole_recorder.batches[stop:]

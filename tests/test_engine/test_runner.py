@@ -25,12 +25,21 @@ def test_is_built_from_runner_type():
 def test_data_root_reaches_data_sets_that_have_none(resolved):
     cfg = resolved(
         data_root='new/root',
-        train_dataloader=dict(dataset=dict(
-            type='RepeatDataset',
-            dataset=dict(type='ConcatDataset', datasets=[
-                dict(type='CMRDataset'), dict(type='CMRDataset', data_root='own/root')]))),
+        train_dataloader=dict(
+            dataset=dict(
+                type='RepeatDataset',
+                dataset=dict(
+                    type='ConcatDataset',
+                    datasets=[
+                        dict(type='CMRDataset'),
+                        dict(type='CMRDataset', data_root='own/root'),
+                    ],
+                ),
+            )
+        ),
         val_dataloader=dict(dataset=dict(type='CMRDataset')),
-        test_dataloader=None)
+        test_dataloader=None,
+    )
     inner = cfg.train_dataloader.dataset.dataset
     assert [dataset.data_root for dataset in inner.datasets] == ['new/root', 'own/root']
     assert 'data_root' not in inner
@@ -38,8 +47,11 @@ def test_data_root_reaches_data_sets_that_have_none(resolved):
 
 
 def test_num_classes_reaches_every_head(resolved):
-    model = dict(roi_head=dict(
-        bbox_head=[dict(num_classes=80), dict(num_classes=80)], mask_head=dict(num_classes=80)))
+    model = dict(
+        roi_head=dict(
+            bbox_head=[dict(num_classes=80), dict(num_classes=80)], mask_head=dict(num_classes=80)
+        )
+    )
     cfg = Config(dict(num_classes=2, model=model))
     resolved()  # patches Runner.from_cfg
     model = SwinExtRunner.from_cfg(cfg).model
@@ -49,16 +61,20 @@ def test_num_classes_reaches_every_head(resolved):
 
 def test_max_epochs_reaches_loop_and_scheduler(resolved):
     cfg = resolved(
-        max_epochs=7, train_cfg=dict(max_epochs=12),
+        max_epochs=7,
+        train_cfg=dict(max_epochs=12),
         param_scheduler=[
             dict(type='OneCycleLR', total_steps=12, convert_to_iter_based=True),
-            dict(type='OneCycleLR', total_steps=500, by_epoch=False)])
+            dict(type='OneCycleLR', total_steps=500, by_epoch=False),
+        ],
+    )
     assert cfg.train_cfg.max_epochs == 7
     assert [scheduler.total_steps for scheduler in cfg.param_scheduler] == [7, 500]
 
 
 def test_configs_without_these_keys_stay_as_they_are(resolved):
-    cfg = resolved(train_dataloader=dict(dataset=dict(type='CocoDataset')),
-                   train_cfg=dict(max_epochs=12))
+    cfg = resolved(
+        train_dataloader=dict(dataset=dict(type='CocoDataset')), train_cfg=dict(max_epochs=12)
+    )
     assert 'data_root' not in cfg.train_dataloader.dataset
     assert cfg.train_cfg.max_epochs == 12

@@ -7,9 +7,9 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
-from toy_cmr import encode
 
 from swin_ext.evaluation import CMRMetric, cmr_ground_truth, cmr_metric
+from toy_cmr import encode
 
 CLASSES = ('LV', 'Myo', 'RV')
 SHAPE = (40, 50)
@@ -19,10 +19,10 @@ VOXEL_ML = 1.5 * 2 * 8 / 1000  # rows of 1.5 mm, columns of 2 mm, slices 8 mm ap
 def heart(lv_rows, rv_rows):
     """LV block of 10 columns, a closed frame around it as Myo, RV block of 12 columns."""
     masks = {name: np.zeros(SHAPE, bool) for name in CLASSES}
-    masks['LV'][10:10 + lv_rows, 10:20] = True
-    masks['Myo'][8:12 + lv_rows, 8:22] = True
+    masks['LV'][10 : 10 + lv_rows, 10:20] = True
+    masks['Myo'][8 : 12 + lv_rows, 8:22] = True
     masks['Myo'] &= ~masks['LV']
-    masks['RV'][10:10 + rv_rows, 30:42] = True
+    masks['RV'][10 : 10 + rv_rows, 30:42] = True
     return masks
 
 
@@ -40,33 +40,57 @@ class Study:
             for phase, number, rows, rv_rows in (('ED', 3, 10, 10), ('ES', 2, es_rows, 5)):
                 for index in reversed(range(number)):  # not in their order
                     image_id = len(images) + 1
-                    images.append(dict(
-                        id=image_id, file_name=f'{patient}_{phase}_{index}.png', height=SHAPE[0],
-                        width=SHAPE[1], spacing_mm=[1.5, 2.], slice_spacing_mm=8.,
-                        patient_id=patient, slice=index + 4, phase=phase))
+                    images.append(
+                        dict(
+                            id=image_id,
+                            file_name=f'{patient}_{phase}_{index}.png',
+                            height=SHAPE[0],
+                            width=SHAPE[1],
+                            spacing_mm=[1.5, 2.0],
+                            slice_spacing_mm=8.0,
+                            patient_id=patient,
+                            slice=index + 4,
+                            phase=phase,
+                        )
+                    )
                     self.truth[image_id] = heart(rows, rv_rows)
                     self.pred[image_id] = heart(rows, rv_rows)
         for image_id, masks in self.truth.items():
             for name, mask in masks.items():
                 ys, xs = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-                annotations.append(dict(
-                    id=len(annotations) + 1, image_id=image_id, iscrowd=0, area=int(mask.sum()),
-                    category_id=30 - 10 * CLASSES.index(name), segmentation=encode(mask),
-                    bbox=[int(xs[0]), int(ys[0]), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]))
-        self.content = dict(images=images, annotations=annotations, categories=[
-            dict(id=10, name='RV'), dict(id=20, name='Myo'), dict(id=30, name='LV')])
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=image_id,
+                        iscrowd=0,
+                        area=int(mask.sum()),
+                        category_id=30 - 10 * CLASSES.index(name),
+                        segmentation=encode(mask),
+                        bbox=[int(xs[0]), int(ys[0]), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1],
+                    )
+                )
+        self.content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[dict(id=10, name='RV'), dict(id=20, name='Myo'), dict(id=30, name='LV')],
+        )
 
     def ids(self, patient, phase):
-        return [image['id'] for image in self.content['images']
-                if (image['patient_id'], image['phase']) == (patient, phase)]
+        return [
+            image['id']
+            for image in self.content['images']
+            if (image['patient_id'], image['phase']) == (patient, phase)
+        ]
 
     def samples(self, classes=CLASSES):
         samples = []
         for image_id, masks in self.pred.items():
-            kept = [(name, mask) for name, mask in masks.items()
-                    if name in classes and mask.any()]
-            samples.append(prediction(image_id, [mask for _, mask in kept],
-                                      [classes.index(name) for name, _ in kept]))
+            kept = [(name, mask) for name, mask in masks.items() if name in classes and mask.any()]
+            samples.append(
+                prediction(
+                    image_id, [mask for _, mask in kept], [classes.index(name) for name, _ in kept]
+                )
+            )
         return samples
 
     def metric(self, classes=CLASSES, **options):
@@ -83,15 +107,22 @@ class Study:
         figures = metric.evaluate(len(samples))
         assert list(figures) == metric.metric_names()
         self.report = metric.report
-        return {key[len('cmr/'):]: value for key, value in figures.items()}
+        return {key[len('cmr/') :]: value for key, value in figures.items()}
 
 
 def prediction(image_id, masks, labels, scores=None):
     masks = torch.tensor(np.array(masks)) if len(masks) else torch.zeros(0, *SHAPE)
     scores = [0.9] * len(labels) if scores is None else scores
-    return dict(img_id=image_id, ori_shape=SHAPE, pred_instances=dict(
-        bboxes=torch.zeros(len(labels), 4), labels=torch.tensor(labels, dtype=torch.int64),
-        scores=torch.tensor(scores, dtype=torch.float32), masks=masks.bool()))
+    return dict(
+        img_id=image_id,
+        ori_shape=SHAPE,
+        pred_instances=dict(
+            bboxes=torch.zeros(len(labels), 4),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            scores=torch.tensor(scores, dtype=torch.float32),
+            masks=masks.bool(),
+        ),
+    )
 
 
 @pytest.fixture
@@ -114,9 +145,10 @@ def test_perfect_prediction(study):
         if 'loa' not in key:
             assert value == (1 if 'dice' in key or 'jaccard' in key else 0), key
     assert {key for key in figures if key.startswith('LV_E')} == {
-        f'LV_{index}_{what}_{unit}' for index, unit in (
-            ('EDV', 'ml'), ('ESV', 'ml'), ('EF', 'percent'))
-        for what in ('bias', 'loa_lower', 'loa_upper')}
+        f'LV_{index}_{what}_{unit}'
+        for index, unit in (('EDV', 'ml'), ('ESV', 'ml'), ('EF', 'percent'))
+        for what in ('bias', 'loa_lower', 'loa_upper')
+    }
 
 
 def test_figures_computed_by_hand(study):
@@ -135,12 +167,12 @@ def test_figures_computed_by_hand(study):
     assert figures['LV_missed'] == figures['LV_spurious'] == 0
 
     reference = study.report.indices
-    assert reference['b']['LV_EDV'] == pytest.approx((300 * VOXEL_ML, ) * 2)
+    assert reference['b']['LV_EDV'] == pytest.approx((300 * VOXEL_ML,) * 2)
     assert reference['a']['LV_EDV'] == pytest.approx((240 * VOXEL_ML, 300 * VOXEL_ML))
-    assert reference['a']['LV_ESV'] == pytest.approx((120 * VOXEL_ML, ) * 2)
+    assert reference['a']['LV_ESV'] == pytest.approx((120 * VOXEL_ML,) * 2)
     assert reference['a']['LV_EF'] == pytest.approx((50, 60))
-    assert reference['a']['LV_mass'] == pytest.approx((3 * (14 * 14 - 100) * VOXEL_ML * 1.05, ) * 2)
-    assert reference['a']['RV_EF'] == pytest.approx((100 * (1 - 120 / 360), ) * 2)
+    assert reference['a']['LV_mass'] == pytest.approx((3 * (14 * 14 - 100) * VOXEL_ML * 1.05,) * 2)
+    assert reference['a']['RV_EF'] == pytest.approx((100 * (1 - 120 / 360),) * 2)
     # Differences of -10 and 0 %: mean -5, standard deviation sqrt(50).
     assert figures['LV_EF_bias_percent'] == pytest.approx(-5)
     assert figures['LV_EF_loa_lower_percent'] == pytest.approx(-5 - 1.96 * math.sqrt(50))
@@ -161,19 +193,23 @@ def test_distance_across_slices(study):
     assert figures['LV_hd95_mm_3d'] == pytest.approx(8 / 4)
 
 
-@pytest.mark.parametrize('options, expected', [
-    (dict(), 'second'),
-    (dict(merge='best'), 'second'),
-    (dict(merge='union'), 'first two'),
-    (dict(merge='union', score_thr=0.1), 'all'),
-    (dict(score_thr=0.95), 'none'),
-    (dict(merge='union', score_thr=0.8), 'second'),
-], ids=str)
+@pytest.mark.parametrize(
+    'options, expected',
+    [
+        (dict(), 'second'),
+        (dict(merge='best'), 'second'),
+        (dict(merge='union'), 'first two'),
+        (dict(merge='union', score_thr=0.1), 'all'),
+        (dict(score_thr=0.95), 'none'),
+        (dict(merge='union', score_thr=0.8), 'second'),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('as_codes', [False, True], ids=['tensor', 'codes'])
 def test_merging(study, options, expected, as_codes):
     parts = np.zeros((3, *SHAPE), bool)
     for index in range(3):
-        parts[index, 10 * index:10 * index + 10, :10] = True
+        parts[index, 10 * index : 10 * index + 10, :10] = True
     sample = prediction(1, parts, [0, 0, 0], [0.5, 0.9, 0.2])
     if as_codes:
         sample['pred_instances']['masks'] = [encode(part) for part in parts]
@@ -197,7 +233,7 @@ def test_classes_in_any_order_and_number(study):
     assert every.keys() == permuted.keys()
     for key, value in every.items():
         assert permuted[key] == pytest.approx(value, nan_ok=True)
-    alone = study.evaluate(classes=('LV', ))
+    alone = study.evaluate(classes=('LV',))
     assert alone['LV_dice'] == alone['dice'] == 1 > every['dice']
     assert alone['LV_EF_bias_percent'] == 0
     assert not [key for key in alone if 'RV' in key or 'Myo' in key or 'mass' in key]
@@ -220,8 +256,10 @@ def test_absent_structures(study):
     """Both empty: not counted. Predicted alone: Dice 0 and spurious, without a distance."""
     first, second, third = study.ids('a', 'ED')
     study.content['annotations'] = [
-        annotation for annotation in study.content['annotations']
-        if annotation['category_id'] != 10 or annotation['image_id'] not in (first, second)]
+        annotation
+        for annotation in study.content['annotations']
+        if annotation['category_id'] != 10 or annotation['image_id'] not in (first, second)
+    ]
     study.pred[first]['RV'][:] = False
     study.pred[third]['RV'][:] = False
     figures = study.evaluate()
@@ -243,7 +281,8 @@ def test_only_end_systole(study):
     study.content['images'] = [i for i in study.content['images'] if i['phase'] == 'ES']
     kept = {image['id'] for image in study.content['images']}
     study.content['annotations'] = [
-        a for a in study.content['annotations'] if a['image_id'] in kept]
+        a for a in study.content['annotations'] if a['image_id'] in kept
+    ]
     study.pred = {image_id: masks for image_id, masks in study.pred.items() if image_id in kept}
     figures = study.evaluate()
     assert figures['LV_ESV_bias_ml'] == 0
@@ -253,8 +292,9 @@ def test_only_end_systole(study):
 def test_parts_and_polygons_of_a_class_are_one_mask(study):
     annotation = next(a for a in study.content['annotations'] if a['category_id'] == 30)
     annotation['segmentation'] = [[10, 10, 20, 10, 20, 15, 10, 15]]
-    study.content['annotations'].append(dict(annotation, id=99, segmentation=[
-        [10, 15, 20, 15, 20, 20, 10, 20]]))
+    study.content['annotations'].append(
+        dict(annotation, id=99, segmentation=[[10, 15, 20, 15, 20, 20, 10, 20]])
+    )
     assert study.evaluate()['LV_dice'] == 1
 
 
@@ -293,8 +333,8 @@ def test_slice_spacing_from_the_config(study, warnings):
     assert figures['LV_dice_3d'] == 1
     assert not [key for key in figures if 'mm_3d' in key or 'bias' in key]
     assert '4 of 4 stacks have no "slice_spacing_mm"' in ' '.join(warnings)
-    study.evaluate(slice_spacing_mm=8.)
-    assert study.report.indices['a']['LV_EDV'] == pytest.approx((300 * VOXEL_ML, ) * 2)
+    study.evaluate(slice_spacing_mm=8.0)
+    assert study.report.indices['a']['LV_EDV'] == pytest.approx((300 * VOXEL_ML,) * 2)
 
 
 def test_gap_in_the_slices_is_said(study, warnings):
@@ -306,7 +346,7 @@ def test_gap_in_the_slices_is_said(study, warnings):
 def test_part_of_a_stack(study, warnings):
     figures = study.evaluate(study.samples()[1:])
     assert '1 stacks only some slices were evaluated' in ' '.join(warnings)
-    assert study.report.indices['a']['LV_EDV'] == pytest.approx((200 * VOXEL_ML, ) * 2)
+    assert study.report.indices['a']['LV_EDV'] == pytest.approx((200 * VOXEL_ML,) * 2)
     assert figures['LV_dice'] == 1
 
 
@@ -318,12 +358,14 @@ def change_image(index, **changes):
                 del image[key]
             else:
                 image[key] = value
+
     return spoil
 
 
 def change_prediction(**changes):
     def spoil(study, samples):
         samples[2]['pred_instances'].update(changes)
+
     return spoil
 
 
@@ -347,28 +389,38 @@ def annotation_of_another_size(study, samples):
     study.content['annotations'][3]['segmentation'] = encode(np.ones((5, 6)))
 
 
-@pytest.mark.parametrize('spoil, message', [
-    (change_image(2, spacing_mm=None), '1 of 10 images have no "spacing_mm".* is image 3'),
-    (change_image(2, spacing_mm=0), 'image 3 has spacing_mm=0; it must be a positive number'),
-    (change_image(2, spacing_mm=[1.5, 'wide']), r"image 3 has spacing_mm=\[1.5, 'wide'\]"),
-    (change_image(2, spacing_mm=[1.5, 1.5, 8]), 'a positive number, or two'),
-    (change_image(2, spacing_mm=float('nan')), 'image 3 has spacing_mm=nan'),
-    (change_image(2, slice_spacing_mm=-8), 'image 3 has slice_spacing_mm=-8'),
-    (change_image(2, slice=5), "images 2 and 3 are both slice 5 of patient 'a' at phase 'ED'"),
-    (change_image(2, spacing_mm=[1.5, 1.5]), "differ in spacing: "),
-    (change_image(2, slice_spacing_mm=9.), "differ in slice_spacing: 8.0 and 9.0"),
-    (change_image(2, height=41), 'differ in height: 40 and 41'),
-    (change_prediction(scores=torch.tensor([0.9, float('nan'), 0.9])),
-     'Image 3: instance 1 has the score nan; the weights may have diverged'),
-    (change_prediction(labels=torch.tensor([0, 1, 3])), 'label 3, but the data set has 3 classes'),
-    (change_prediction(masks=torch.ones(3, 20, 25).bool()),
-     r'Image 3: predicted masks have \[20, 25\] pixels, but .* says \[40, 50\]'),
-    (unknown_image, 'Image 77 is no image of .*val.json'),
-    (no_masks, 'CMRMetric needs masks, but the model predicts none'),
-    (no_category, r"has no category \['LV'\]; it has \['RV', 'Myo'\]"),
-    (no_segmentation, 'annotation 4 of image 2 has no segmentation'),
-    (annotation_of_another_size, r'annotation 4 .* has a mask of \[5, 6\] pixels'),
-])
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (change_image(2, spacing_mm=None), '1 of 10 images have no "spacing_mm".* is image 3'),
+        (change_image(2, spacing_mm=0), 'image 3 has spacing_mm=0; it must be a positive number'),
+        (change_image(2, spacing_mm=[1.5, 'wide']), r"image 3 has spacing_mm=\[1.5, 'wide'\]"),
+        (change_image(2, spacing_mm=[1.5, 1.5, 8]), 'a positive number, or two'),
+        (change_image(2, spacing_mm=float('nan')), 'image 3 has spacing_mm=nan'),
+        (change_image(2, slice_spacing_mm=-8), 'image 3 has slice_spacing_mm=-8'),
+        (change_image(2, slice=5), "images 2 and 3 are both slice 5 of patient 'a' at phase 'ED'"),
+        (change_image(2, spacing_mm=[1.5, 1.5]), 'differ in spacing: '),
+        (change_image(2, slice_spacing_mm=9.0), 'differ in slice_spacing: 8.0 and 9.0'),
+        (change_image(2, height=41), 'differ in height: 40 and 41'),
+        (
+            change_prediction(scores=torch.tensor([0.9, float('nan'), 0.9])),
+            'Image 3: instance 1 has the score nan; the weights may have diverged',
+        ),
+        (
+            change_prediction(labels=torch.tensor([0, 1, 3])),
+            'label 3, but the data set has 3 classes',
+        ),
+        (
+            change_prediction(masks=torch.ones(3, 20, 25).bool()),
+            r'Image 3: predicted masks have \[20, 25\] pixels, but .* says \[40, 50\]',
+        ),
+        (unknown_image, 'Image 77 is no image of .*val.json'),
+        (no_masks, 'CMRMetric needs masks, but the model predicts none'),
+        (no_category, r"has no category \['LV'\]; it has \['RV', 'Myo'\]"),
+        (no_segmentation, 'annotation 4 of image 2 has no segmentation'),
+        (annotation_of_another_size, r'annotation 4 .* has a mask of \[5, 6\] pixels'),
+    ],
+)
 def test_bad_input(study, spoil, message):
     samples = study.samples()
     spoil(study, samples)
@@ -376,13 +428,17 @@ def test_bad_input(study, spoil, message):
         study.evaluate(samples)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(merge='mean'), "merge='mean' must be 'best' or 'union'"),
-    (dict(score_thr=30), r'score_thr=30 must lie in \[0, 1\]'),
-    (dict(roles=dict(ra='RA')), r"unknown roles \['ra'\]; there are \['lv', 'myo', 'rv'\]"),
-    (dict(roles=dict(lv='LVendo')), r"name \['LVendo'\], but the classes are \['LV', "),
-    (dict(slice_spacing_mm=-1), 'image 1 has slice_spacing_mm=-1'),
-], ids=str)
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(merge='mean'), "merge='mean' must be 'best' or 'union'"),
+        (dict(score_thr=30), r'score_thr=30 must lie in \[0, 1\]'),
+        (dict(roles=dict(ra='RA')), r"unknown roles \['ra'\]; there are \['lv', 'myo', 'rv'\]"),
+        (dict(roles=dict(lv='LVendo')), r"name \['LVendo'\], but the classes are \['LV', "),
+        (dict(slice_spacing_mm=-1), 'image 1 has slice_spacing_mm=-1'),
+    ],
+    ids=str,
+)
 def test_bad_arguments(study, options, message):
     for image in study.content['images']:
         del image['slice_spacing_mm']
@@ -399,6 +455,7 @@ def test_ground_truth_is_missing(study):
 
 def test_missing_package_says_what_to_install(monkeypatch):
     import importlib.util
+
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='pip install monai'):
         CMRMetric()
@@ -414,7 +471,11 @@ def test_report(study, tmp_path):
     metric.evaluate(10)
     paths = metric.write_report(tmp_path / 'report')
     assert sorted(path.name for path in paths) == [
-        'cmr_bland_altman.png', 'cmr_boxplots.png', 'cmr_patients.csv', 'cmr_slices.csv']
+        'cmr_bland_altman.png',
+        'cmr_boxplots.png',
+        'cmr_patients.csv',
+        'cmr_slices.csv',
+    ]
     with open(tmp_path / 'report/cmr_slices.csv') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
@@ -448,6 +509,7 @@ def test_report_without_patients(study, tmp_path):
 def test_real_short_axis_stack(real_data, tmp_path):
     """Volumes of a subject from slices equal those of its label volume."""
     import nibabel
+
     image = nibabel.load(real_data / 'autofd_nifti/nifti/F/seg_sa_ED.nii.gz')
     labels = np.squeeze(np.asarray(image.dataobj))
     dx, dy, dz = (float(step) for step in image.header.get_zooms()[:3])
@@ -455,16 +517,32 @@ def test_real_short_axis_stack(real_data, tmp_path):
     study.content.update(images=[], annotations=[])
     study.pred = {}
     for z in range(labels.shape[2]):
-        study.content['images'].append(dict(
-            id=z + 1, height=labels.shape[0], width=labels.shape[1], spacing_mm=[dx, dy],
-            slice_spacing_mm=dz, patient_id='F', slice=z, phase='ED'))
-        study.pred[z + 1] = {name: labels[:, :, z] == value
-                             for name, value in (('LV', 1), ('Myo', 2), ('RV', 4))}
+        study.content['images'].append(
+            dict(
+                id=z + 1,
+                height=labels.shape[0],
+                width=labels.shape[1],
+                spacing_mm=[dx, dy],
+                slice_spacing_mm=dz,
+                patient_id='F',
+                slice=z,
+                phase='ED',
+            )
+        )
+        study.pred[z + 1] = {
+            name: labels[:, :, z] == value for name, value in (('LV', 1), ('Myo', 2), ('RV', 4))
+        }
         for name, mask in study.pred[z + 1].items():
             if mask.any():
-                study.content['annotations'].append(dict(
-                    id=len(study.content['annotations']) + 1, image_id=z + 1, iscrowd=0,
-                    category_id=30 - 10 * CLASSES.index(name), segmentation=encode(mask)))
+                study.content['annotations'].append(
+                    dict(
+                        id=len(study.content['annotations']) + 1,
+                        image_id=z + 1,
+                        iscrowd=0,
+                        category_id=30 - 10 * CLASSES.index(name),
+                        segmentation=encode(mask),
+                    )
+                )
     samples = []
     for z, masks in study.pred.items():
         kept = [name for name in CLASSES if masks[name].any()]
@@ -474,8 +552,11 @@ def test_real_short_axis_stack(real_data, tmp_path):
     figures = study.evaluate(samples)
     assert figures['dice'] == figures['dice_3d'] == 1
     voxel = dx * dy * dz / 1000
-    expected = dict(LV_EDV=(labels == 1).sum() * voxel, RV_EDV=(labels == 4).sum() * voxel,
-                    LV_mass=(labels == 2).sum() * voxel * 1.05)
+    expected = dict(
+        LV_EDV=(labels == 1).sum() * voxel,
+        RV_EDV=(labels == 4).sum() * voxel,
+        LV_mass=(labels == 2).sum() * voxel * 1.05,
+    )
     for index, value in expected.items():
         assert study.report.indices['F'][index] == pytest.approx((value, value), rel=1e-4)
     assert 50 < expected['LV_EDV'] < 300  # of an adult

@@ -41,10 +41,15 @@ def sample(image_id, masks, labels, scores, shape=(48, 64)):
         boxes = pycocotools.mask.toBbox(encode_mask_results(masks))
         boxes[:, 2:] += boxes[:, :2]
     return dict(
-        img_id=image_id, ori_shape=shape,
+        img_id=image_id,
+        ori_shape=shape,
         pred_instances=dict(
-            bboxes=torch.tensor(boxes), scores=torch.tensor(scores, dtype=torch.float32),
-            labels=torch.tensor(labels, dtype=torch.int64), masks=torch.tensor(masks).bool()))
+            bboxes=torch.tensor(boxes),
+            scores=torch.tensor(scores, dtype=torch.float32),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            masks=torch.tensor(masks).bool(),
+        ),
+    )
 
 
 class Crowd:
@@ -54,18 +59,26 @@ class Crowd:
 
     def __init__(self, root, seed=0, num_images=6, shape=(170, 200)):
         rng = np.random.default_rng(seed)
-        rows, columns = np.mgrid[:shape[0], :shape[1]]
+        rows, columns = np.mgrid[: shape[0], : shape[1]]
 
         def ellipse(centre, radii):
-            return ((rows - centre[0]) / radii[0])**2 + ((columns - centre[1]) / radii[1])**2 <= 1
+            return ((rows - centre[0]) / radii[0]) ** 2 + (
+                (columns - centre[1]) / radii[1]
+            ) ** 2 <= 1
 
-        content = dict(images=[], annotations=[], categories=[
-            dict(id=i, name=name) for i, name in ((7, 'c'), (3, 'a'), (5, 'b'), (9, 'd'))])
+        content = dict(
+            images=[],
+            annotations=[],
+            categories=[
+                dict(id=i, name=name) for i, name in ((7, 'c'), (3, 'a'), (5, 'b'), (9, 'd'))
+            ],
+        )
         ids = {category['name']: category['id'] for category in content['categories']}
         self.samples = []
         for image_id in range(1, num_images + 1):
             content['images'].append(
-                dict(id=image_id, height=shape[0], width=shape[1], file_name=''))
+                dict(id=image_id, height=shape[0], width=shape[1], file_name='')
+            )
             masks, labels = [], []
             for _ in range(0 if image_id == 2 else 25):
                 centre = rng.uniform(0, 1, 2) * shape
@@ -73,14 +86,24 @@ class Crowd:
                 label = int(rng.integers(3))
                 mask = ellipse(centre, radii)
                 rle = encode_mask_results(mask[None])[0]
-                content['annotations'].append(dict(
-                    id=len(content['annotations']) + 1, image_id=image_id,
-                    category_id=ids[self.classes[label]], iscrowd=int(rng.random() < 0.1),
-                    area=float(mask.sum()), bbox=pycocotools.mask.toBbox(rle).tolist(),
-                    segmentation=dict(rle, counts=rle['counts'].decode())))
+                content['annotations'].append(
+                    dict(
+                        id=len(content['annotations']) + 1,
+                        image_id=image_id,
+                        category_id=ids[self.classes[label]],
+                        iscrowd=int(rng.random() < 0.1),
+                        area=float(mask.sum()),
+                        bbox=pycocotools.mask.toBbox(rle).tolist(),
+                        segmentation=dict(rle, counts=rle['counts'].decode()),
+                    )
+                )
                 for _ in range(14):  # more than 100 of a class in an image
-                    masks.append(ellipse(centre + rng.normal(0, 0.08, 2) * radii,
-                                         radii * rng.uniform(0.8, 1.2, 2)))
+                    masks.append(
+                        ellipse(
+                            centre + rng.normal(0, 0.08, 2) * radii,
+                            radii * rng.uniform(0.8, 1.2, 2),
+                        )
+                    )
                     labels.append(label if rng.random() < 0.9 else int(rng.integers(4)))
             if image_id == 3:
                 masks[0][:] = False
@@ -95,10 +118,14 @@ class Crowd:
         results = []
         for one in self.samples:
             pred = one['pred_instances']
-            for mask, box, score, label in zip(*(pred[key].numpy() for key in (
-                    'masks', 'bboxes', 'scores', 'labels'))):
-                result = dict(image_id=one['img_id'], score=float(score),
-                              category_id=self.ids[self.classes[label]])
+            for mask, box, score, label in zip(
+                *(pred[key].numpy() for key in ('masks', 'bboxes', 'scores', 'labels'))
+            ):
+                result = dict(
+                    image_id=one['img_id'],
+                    score=float(score),
+                    category_id=self.ids[self.classes[label]],
+                )
                 if iou_type == 'segm':
                     result['segmentation'] = encode_mask_results(mask[None])[0]
                 else:
@@ -135,8 +162,14 @@ def evaluate(samples, dataset_file, classes=CLASSES, metric_class=FastCocoMetric
 @pytest.mark.parametrize('seed', range(3))
 def test_all_figures_are_those_of_pycocotools(tmp_path, seed):
     crowd = Crowd(tmp_path, seed)
-    figures = evaluate(crowd.samples, crowd.path, crowd.classes, metric=['bbox', 'segm'],
-                       classwise=True, metric_items=[*PRECISION_ITEMS, *RECALL_ITEMS])
+    figures = evaluate(
+        crowd.samples,
+        crowd.path,
+        crowd.classes,
+        metric=['bbox', 'segm'],
+        classwise=True,
+        metric_items=[*PRECISION_ITEMS, *RECALL_ITEMS],
+    )
     for iou_type in ('bbox', 'segm'):
         results = crowd.results(iou_type)
         expected = evaluate_by_pycocotools(crowd.path, results, iou_type).stats
@@ -147,9 +180,11 @@ def test_all_figures_are_those_of_pycocotools(tmp_path, seed):
             alone = evaluate_by_pycocotools(crowd.path, results, iou_type, [crowd.ids[name]])
             precision = alone.eval['precision'][:, :, 0, 0, -1]  # mmdet's rows: of all detections
             assert figures[f'coco/{iou_type}_{name}_precision'] == pytest.approx(
-                precision[precision > -1].mean(), abs=1e-6)
+                precision[precision > -1].mean(), abs=1e-6
+            )
             assert figures[f'coco/{iou_type}_{name}_precision_50'] == pytest.approx(
-                alone.stats[1], abs=1e-6)
+                alone.stats[1], abs=1e-6
+            )
         assert np.isnan(figures[f'coco/{iou_type}_d_precision'])
 
 
@@ -165,8 +200,10 @@ def test_figures_are_those_of_mmdet_up_to_its_rounding(tmp_path, metric):
     options = dict(ann_file=str(crowd.path), metric=metric, classwise=metric in ('bbox', 'segm'))
     figures = evaluate(samples, None, in_file_order, **options)
     if options['classwise']:  # COCOeval sorts category ids, and mmdet's rows do not follow
-        content = dict(crowd.content, categories=sorted(
-            crowd.content['categories'], key=lambda category: category['id']))
+        content = dict(
+            crowd.content,
+            categories=sorted(crowd.content['categories'], key=lambda category: category['id']),
+        )
         crowd.path.write_text(json.dumps(content))
         expected = evaluate(crowd.samples, None, ('a', 'b', 'c', 'd'), CocoMetric, **options)
     else:
@@ -185,9 +222,14 @@ def test_ground_truth_from_samples_as_mmdet_has_it(toy_cmr):
         for annotation in toy_cmr.content['annotations']:
             if annotation['image_id'] == one['img_id']:
                 x, y, w, h = annotation['bbox']
-                one['instances'].append(dict(
-                    bbox=[x, y, x + w, y + h], bbox_label=ids.index(annotation['category_id']),
-                    ignore_flag=0, mask=annotation['segmentation']))
+                one['instances'].append(
+                    dict(
+                        bbox=[x, y, x + w, y + h],
+                        bbox_label=ids.index(annotation['category_id']),
+                        ignore_flag=0,
+                        mask=annotation['segmentation'],
+                    )
+                )
     options = dict(metric=['bbox', 'segm'])
     figures = evaluate(samples, None, **options)
     expected = evaluate(samples, None, CLASSES, CocoMetric, **options)
@@ -195,8 +237,9 @@ def test_ground_truth_from_samples_as_mmdet_has_it(toy_cmr):
     assert 0 < figures['coco/segm_mAP'] < 1
 
 
-@pytest.mark.parametrize('classes', [
-    CLASSES, ('RV', 'LV', 'Myo'), ('Myo', 'RV', 'LV'), ('RV', 'LV')], ids='-'.join)
+@pytest.mark.parametrize(
+    'classes', [CLASSES, ('RV', 'LV', 'Myo'), ('Myo', 'RV', 'LV'), ('RV', 'LV')], ids='-'.join
+)
 def test_each_class_gets_its_own_ap_in_any_order(toy_cmr, classes):
     samples = predictions(toy_cmr, CLASSES)
     for one in samples:
@@ -204,15 +247,26 @@ def test_each_class_gets_its_own_ap_in_any_order(toy_cmr, classes):
         keep = [i for i, label in enumerate(pred['labels']) if CLASSES[label] in classes]
         one['pred_instances'] = {key: value[keep] for key, value in pred.items()}
         one['pred_instances']['labels'] = torch.tensor(
-            [classes.index(CLASSES[pred['labels'][i]]) for i in keep])
+            [classes.index(CLASSES[pred['labels'][i]]) for i in keep]
+        )
     figures = evaluate(samples, toy_cmr.json_path, classes, metric='segm', classwise=True)
     ids = {category['name']: category['id'] for category in toy_cmr.content['categories']}
-    results = [dict(image_id=one['img_id'], score=float(score), category_id=ids[classes[label]],
-                    segmentation=encode_mask_results(mask[None])[0])
-               for one in samples for mask, score, label in zip(*(
-                   one['pred_instances'][key].numpy() for key in ('masks', 'scores', 'labels')))]
-    expected = {name: evaluate_by_pycocotools(
-        toy_cmr.json_path, results, 'segm', [ids[name]]).stats[0] for name in classes}
+    results = [
+        dict(
+            image_id=one['img_id'],
+            score=float(score),
+            category_id=ids[classes[label]],
+            segmentation=encode_mask_results(mask[None])[0],
+        )
+        for one in samples
+        for mask, score, label in zip(
+            *(one['pred_instances'][key].numpy() for key in ('masks', 'scores', 'labels'))
+        )
+    ]
+    expected = {
+        name: evaluate_by_pycocotools(toy_cmr.json_path, results, 'segm', [ids[name]]).stats[0]
+        for name in classes
+    }
     assert len(set(expected.values())) == len(classes)  # else a permutation would not show
     for name in classes:
         assert figures[f'coco/segm_{name}_precision'] == pytest.approx(expected[name], abs=1e-6)
@@ -286,11 +340,20 @@ def test_ids_of_any_kind(toy_cmr):
 def test_written_predictions_are_those_of_mmdet(toy_cmr, tmp_path):
     samples = predictions(toy_cmr, CLASSES)
     for name, metric_class in (('ours', FastCocoMetric), ('theirs', CocoMetric)):
-        evaluate(samples, None, metric_class=metric_class, ann_file=str(toy_cmr.json_path),
-                 metric=['bbox', 'segm'], format_only=True, outfile_prefix=str(tmp_path / name))
+        evaluate(
+            samples,
+            None,
+            metric_class=metric_class,
+            ann_file=str(toy_cmr.json_path),
+            metric=['bbox', 'segm'],
+            format_only=True,
+            outfile_prefix=str(tmp_path / name),
+        )
     for kind in ('bbox', 'segm'):
-        ours, theirs = (json.loads((tmp_path / f'{name}.{kind}.json').read_text())
-                        for name in ('ours', 'theirs'))
+        ours, theirs = (
+            json.loads((tmp_path / f'{name}.{kind}.json').read_text())
+            for name in ('ours', 'theirs')
+        )
         assert ours == theirs and len(ours) == len(toy_cmr.content['annotations'])
 
 
@@ -330,14 +393,18 @@ def unknown_class(samples, content, meta):
     meta['classes'] = ('LV', 'Myo', 'Aorta')
 
 
-@pytest.mark.parametrize('spoil, message', [
-    (nan_score, 'Image 2: instance 2 has the score nan'),
-    (unknown_label, 'Image 2: the model predicts label 3, but the data set has 3 classes'),
-    (unknown_image, 'Image 77 is no image of .*json'),
-    (no_predicted_masks, "'segm' needs masks, but the model predicts none"),
-    (no_annotated_mask, '1 annotations have no segmentation, the first of them with id 5'),
-    (unknown_class, r"no category \['Aorta'\]; it has \['LV', 'Myo', 'RV'\]"),
-], ids=lambda value: getattr(value, '__name__', ''))
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (nan_score, 'Image 2: instance 2 has the score nan'),
+        (unknown_label, 'Image 2: the model predicts label 3, but the data set has 3 classes'),
+        (unknown_image, 'Image 77 is no image of .*json'),
+        (no_predicted_masks, "'segm' needs masks, but the model predicts none"),
+        (no_annotated_mask, '1 annotations have no segmentation, the first of them with id 5'),
+        (unknown_class, r"no category \['Aorta'\]; it has \['LV', 'Myo', 'RV'\]"),
+    ],
+    ids=lambda value: getattr(value, '__name__', ''),
+)
 def test_bad_input(toy_cmr, spoil, message):
     samples = predictions(toy_cmr, CLASSES)
     metric = FastCocoMetric(metric='segm')
@@ -352,16 +419,24 @@ def test_bad_input(toy_cmr, spoil, message):
 def test_label_order_that_nobody_knows_is_refused(toy_cmr):
     """Without the data set's own file, mmdet's CocoDataset may have numbered the labels."""
     with pytest.raises(ValueError, match=r"lists the categories \['LV', 'Myo', 'RV'\].*CMRDataset"):
-        evaluate(predictions(toy_cmr, CLASSES), None, ('RV', 'LV', 'Myo'),
-                 ann_file=str(toy_cmr.json_path), metric='segm')
+        evaluate(
+            predictions(toy_cmr, CLASSES),
+            None,
+            ('RV', 'LV', 'Myo'),
+            ann_file=str(toy_cmr.json_path),
+            metric='segm',
+        )
 
 
-@pytest.mark.parametrize('options, error, message', [
-    (dict(proposal_nums=(1, 10)), ValueError, 'three numbers with 100 among them'),
-    (dict(metric_items=['mAP', 'mAP_xl']), KeyError, r"\['mAP_xl'\] are unknown"),
-    (dict(metric='masks'), KeyError, 'metric should be one of'),
-    (dict(metric='proposal_fast'), ValueError, "take 'proposal' instead"),
-])
+@pytest.mark.parametrize(
+    'options, error, message',
+    [
+        (dict(proposal_nums=(1, 10)), ValueError, 'three numbers with 100 among them'),
+        (dict(metric_items=['mAP', 'mAP_xl']), KeyError, r"\['mAP_xl'\] are unknown"),
+        (dict(metric='masks'), KeyError, 'metric should be one of'),
+        (dict(metric='proposal_fast'), ValueError, "take 'proposal' instead"),
+    ],
+)
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         FastCocoMetric(**options)
@@ -374,7 +449,7 @@ def test_ground_truth_is_missing(toy_cmr):
 
 def test_missing_package_says_what_to_install(monkeypatch):
     import importlib.util
+
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='pip install faster-coco-eval'):
         FastCocoMetric()
-

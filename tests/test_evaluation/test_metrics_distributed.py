@@ -1,4 +1,5 @@
 """Both metrics on two processes, whose sampler pads the last batch with an image seen before."""
+
 from __future__ import annotations
 
 import json
@@ -8,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_cmr_metric import CLASSES, Study
-from two_ranks import run_on_two_ranks
 
 from swin_ext.evaluation import CMRMetric, FastCocoMetric
+from two_ranks import run_on_two_ranks
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def study(tmp_path):
     for image in study.content['images'][:1]:  # nine images: an odd number
         study.content['images'].remove(image)
         study.content['annotations'] = [
-            a for a in study.content['annotations'] if a['image_id'] != image['id']]
+            a for a in study.content['annotations'] if a['image_id'] != image['id']
+        ]
         del study.pred[image['id']]
     study.path.write_text(json.dumps(study.content))
     return study
@@ -47,7 +49,8 @@ def test_two_processes_have_the_figures_of_one(study, tmp_path):
     expected = evaluate(study.path, samples)
     shares = samples[0::2], [*samples[1::2], samples[0]]  # of DefaultSampler
     figures = run_on_two_ranks(
-        partial(evaluate_share, ann_file=study.path, shares=shares), tmp_path)
+        partial(evaluate_share, ann_file=study.path, shares=shares), tmp_path
+    )
     assert figures[0].keys() == figures[1].keys() == expected.keys()
     for rank in (0, 1):
         for key, value in expected.items():

@@ -22,10 +22,13 @@ from op_cases import CASES, GOLDEN
 
 def main() -> None:
     if not mmcv._ext.__file__.endswith(tuple(EXTENSION_SUFFIXES)) or mmcv.__version__ != '2.1.0':
-        raise SystemExit(f'{mmcv._ext.__file__} of mmcv {mmcv.__version__} is not the compiled '
-                         'extension of mmcv 2.1.0: golden values come from nothing else')
-    arrays = {f'{case}/{name}': array for case, run in CASES.items()
-              for name, array in run().items()}
+        raise SystemExit(
+            f'{mmcv._ext.__file__} of mmcv {mmcv.__version__} is not the compiled '
+            'extension of mmcv 2.1.0: golden values come from nothing else'
+        )
+    arrays = {
+        f'{case}/{name}': array for case, run in CASES.items() for name, array in run().items()
+    }
     np.savez_compressed(GOLDEN, **arrays)
     print(f'{GOLDEN}: {len(CASES)} cases, {GOLDEN.stat().st_size / 1024:.0f} KiB')
 

@@ -55,12 +55,19 @@ def run_nms(count, **settings):
 
 def run_at_threshold(op, offset):
     # IoU exactly 0.6: the float 0.6f is larger than the double 0.6.
-    boxes = np.array([[0, 0, 10 - offset, 10 - offset], [0, 0, 10 - offset, 6 - offset]],
-                     np.float32)
+    boxes = np.array(
+        [[0, 0, 10 - offset, 10 - offset], [0, 0, 10 - offset, 6 - offset]], np.float32
+    )
     scores = np.array([0.9, 0.8], np.float32)
     if op is nms_match:
-        return {'sizes': np.array([len(group) for group in nms_match(
-            np.concatenate([boxes, scores[:, None]], axis=1), 0.6)])}
+        return {
+            'sizes': np.array(
+                [
+                    len(group)
+                    for group in nms_match(np.concatenate([boxes, scores[:, None]], axis=1), 0.6)
+                ]
+            )
+        }
     dets, keep = op(boxes, scores, iou_threshold=0.6, offset=offset)
     return {'dets': dets, 'keep': keep}
 
@@ -80,12 +87,15 @@ def run_batched_nms(nms_cfg, class_agnostic=False):
 def run_nms_match(count, iou_threshold):
     boxes, scores = random_boxes(count, count, equal_scores=False)
     groups = nms_match(torch.cat([boxes, scores[:, None]], dim=1), iou_threshold)
-    return {'sizes': np.array([len(group) for group in groups]),
-            'indices': np.concatenate([group.numpy() for group in groups])}
+    return {
+        'sizes': np.array([len(group) for group in groups]),
+        'indices': np.concatenate([group.numpy() for group in groups]),
+    }
 
 
-def run_roi_align(pool_mode, aligned, sampling_ratio, output_size=(3, 2), spatial_scale=0.5,
-                  count=8):
+def run_roi_align(
+    pool_mode, aligned, sampling_ratio, output_size=(3, 2), spatial_scale=0.5, count=8
+):
     rng = np.random.RandomState(11)
     features = random(rng, 2, 3, 9, 7)  # of an image of 18 x 14 pixels
     corner, extent = rng.rand(count, 2) * 24 - 6, rng.rand(count, 2) * 16
@@ -97,28 +107,56 @@ def run_roi_align(pool_mode, aligned, sampling_ratio, output_size=(3, 2), spatia
         rois[3, 1:] = [2, 2, 10, 10]  # samples at pixel centres and borders
 
     def run(input, rois):
-        return roi_align(input, rois, output_size, spatial_scale, sampling_ratio, pool_mode,
-                         aligned)
-    return with_gradients(run, {'input': features,
-                                'rois': torch.from_numpy(rois.astype(np.float32))}, seed=12)
+        return roi_align(
+            input, rois, output_size, spatial_scale, sampling_ratio, pool_mode, aligned
+        )
+
+    return with_gradients(
+        run, {'input': features, 'rois': torch.from_numpy(rois.astype(np.float32))}, seed=12
+    )
 
 
-def run_deform_conv(modulated, groups=1, deform_groups=1, stride=(1, 1), padding=(1, 1),
-                    dilation=(1, 1), kernel=(3, 3), batch=2, bias=True, im2col_step=32):
+def run_deform_conv(
+    modulated,
+    groups=1,
+    deform_groups=1,
+    stride=(1, 1),
+    padding=(1, 1),
+    dilation=(1, 1),
+    kernel=(3, 3),
+    batch=2,
+    bias=True,
+    im2col_step=32,
+):
     rng = np.random.RandomState(21)
     in_channels, out_channels, height, width = 4, 6, 7, 6
     weight = random(rng, out_channels, in_channels // groups, *kernel)
-    out = [(size + 2 * p - d * (k - 1) - 1) // s + 1
-           for size, k, s, p, d in zip((height, width), kernel, stride, padding, dilation)]
+    out = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip((height, width), kernel, stride, padding, dilation)
+    ]
     points = deform_groups * kernel[0] * kernel[1]
-    inputs = {'input': random(rng, batch, in_channels, height, width),
-              'offset': 2 * random(rng, batch, 2 * points, *out)}
+    inputs = {
+        'input': random(rng, batch, in_channels, height, width),
+        'offset': 2 * random(rng, batch, 2 * points, *out),
+    }
     if not modulated:
         inputs['weight'] = weight
 
         def run(input, offset, weight):
-            return deform_conv2d(input, offset, weight, stride, padding, dilation, groups,
-                                 deform_groups, False, im2col_step)
+            return deform_conv2d(
+                input,
+                offset,
+                weight,
+                stride,
+                padding,
+                dilation,
+                groups,
+                deform_groups,
+                False,
+                im2col_step,
+            )
+
         return with_gradients(run, inputs, seed=22)
 
     inputs['mask'] = random(rng, batch, points, *out).sigmoid()
@@ -127,8 +165,10 @@ def run_deform_conv(modulated, groups=1, deform_groups=1, stride=(1, 1), padding
         inputs['bias'] = random(rng, out_channels)
 
     def run(input, offset, mask, weight, bias=None):
-        return modulated_deform_conv2d(input, offset, mask, weight, bias, stride, padding,
-                                       dilation, groups, deform_groups)
+        return modulated_deform_conv2d(
+            input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+        )
+
     return with_gradients(run, inputs, seed=22)
 
 
@@ -138,8 +178,10 @@ def case_name(op: str, **settings) -> str:
 
 CASES = {}
 for settings in [
-    *(dict(count=70, iou_threshold=threshold, offset=offset)
-      for threshold, offset in product((0.1, 0.5), (0, 1))),
+    *(
+        dict(count=70, iou_threshold=threshold, offset=offset)
+        for threshold, offset in product((0.1, 0.5), (0, 1))
+    ),
     dict(count=0, iou_threshold=0.5),
     dict(count=1, iou_threshold=0.5),
     dict(count=70, iou_threshold=0.5, score_threshold=0.4),
@@ -150,9 +192,12 @@ for settings in [
 for op, offset in ((nms, 0), (nms, 1), (soft_nms, 0), (soft_nms, 1), (nms_match, 0)):
     CASES[f'{op.__name__}_at_threshold-offset={offset}'] = partial(run_at_threshold, op, offset)
 for settings in [
-    *(dict(count=50, method=method, offset=offset, min_score=min_score)
-      for method, offset, min_score in product(('naive', 'linear', 'gaussian'), (0, 1),
-                                               (1e-3, 0.3))),
+    *(
+        dict(count=50, method=method, offset=offset, min_score=min_score)
+        for method, offset, min_score in product(
+            ('naive', 'linear', 'gaussian'), (0, 1), (1e-3, 0.3)
+        )
+    ),
     dict(count=0, method='linear'),
     dict(count=1, method='linear', min_score=0.99),
     dict(count=50, method='gaussian', sigma=0.1),
@@ -172,25 +217,39 @@ for name, settings in {
 for count, threshold in product((1, 50), (0.2, 0.5)):
     CASES[f'nms_match-{count}-{threshold}'] = partial(run_nms_match, count, threshold)
 for settings in [
-    *(dict(pool_mode=pool_mode, aligned=aligned, sampling_ratio=sampling_ratio)
-      for pool_mode, aligned, sampling_ratio in product(('avg', 'max'), (True, False),
-                                                        (0, 1, 3))),
-    *(dict(pool_mode=pool_mode, aligned=True, sampling_ratio=0, output_size=(1, 4),
-           spatial_scale=1.0) for pool_mode in ('avg', 'max')),
-    *(dict(pool_mode=pool_mode, aligned=True, sampling_ratio=0, count=0)
-      for pool_mode in ('avg', 'max')),
+    *(
+        dict(pool_mode=pool_mode, aligned=aligned, sampling_ratio=sampling_ratio)
+        for pool_mode, aligned, sampling_ratio in product(('avg', 'max'), (True, False), (0, 1, 3))
+    ),
+    *(
+        dict(
+            pool_mode=pool_mode,
+            aligned=True,
+            sampling_ratio=0,
+            output_size=(1, 4),
+            spatial_scale=1.0,
+        )
+        for pool_mode in ('avg', 'max')
+    ),
+    *(
+        dict(pool_mode=pool_mode, aligned=True, sampling_ratio=0, count=0)
+        for pool_mode in ('avg', 'max')
+    ),
 ]:
     CASES[case_name('roi_align', **settings)] = partial(run_roi_align, **settings)
-for modulated, settings in product((False, True), [
-    dict(),
-    dict(groups=2),
-    dict(deform_groups=2),
-    dict(groups=2, deform_groups=4, stride=(2, 2)),
-    dict(stride=(1, 2), padding=(3, 2), dilation=(2, 1)),
-    dict(kernel=(1, 3), padding=(0, 0)),
-    dict(batch=4, im2col_step=2),
-    dict(bias=False),
-]):
+for modulated, settings in product(
+    (False, True),
+    [
+        dict(),
+        dict(groups=2),
+        dict(deform_groups=2),
+        dict(groups=2, deform_groups=4, stride=(2, 2)),
+        dict(stride=(1, 2), padding=(3, 2), dilation=(2, 1)),
+        dict(kernel=(1, 3), padding=(0, 0)),
+        dict(batch=4, im2col_step=2),
+        dict(bias=False),
+    ],
+):
     if ('bias' if not modulated else 'im2col_step') not in settings:  # those they do not have
         op = 'modulated_deform_conv' if modulated else 'deform_conv'
         CASES[case_name(op, **settings)] = partial(run_deform_conv, modulated, **settings)

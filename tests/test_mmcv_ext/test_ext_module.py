@@ -32,15 +32,20 @@ def test_knows_exactly_the_names_that_mmcv_requests():
     requested = requested_names()
     assert len(requested) == 112  # of mmcv 2.1.0
     assert {name for name in requested if callable(getattr(mmcv._ext, name))} == requested
-    implemented = {name for name, value in vars(mmcv._ext.ops).items()
-                   if callable(value) and not name.startswith('_')}
+    implemented = {
+        name
+        for name, value in vars(mmcv._ext.ops).items()
+        if callable(value) and not name.startswith('_')
+    }
     assert implemented.isdisjoint(mmcv._ext.UNIMPLEMENTED)
     assert implemented | mmcv._ext.UNIMPLEMENTED == requested
 
 
 def test_unimplemented_op_says_how_to_get_it():
-    with pytest.raises(NotImplementedError,
-                       match=r"'carafe_forward' .* `mim install mmcv==2.1.0` .* MMCV_WITH_OPS=1"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"'carafe_forward' .* `mim install mmcv==2.1.0` .* MMCV_WITH_OPS=1",
+    ):
         carafe(torch.zeros(1, 1, 4, 4), torch.zeros(1, 9, 8, 8), 3, 1, 2)
 
 
@@ -65,9 +70,13 @@ def test_installed_file_is_the_one_of_this_repository():
 
 
 def test_loading_the_ops_does_not_import_swin_ext():
-    loaded = subprocess.run([sys.executable, '-c', 'import sys, mmcv.ops; print(*sys.modules)'],
-                            cwd=SHIM.parents[2], check=True, text=True,
-                            stdout=subprocess.PIPE).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, '-c', 'import sys, mmcv.ops; print(*sys.modules)'],
+        cwd=SHIM.parents[2],
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout.split()
     assert 'mmcv._ext.roi' in loaded
     assert not [name for name in loaded if name.split('.')[0] in ('swin_ext', 'mmdet')]
 

@@ -29,8 +29,13 @@ from mmcv.ops.multi_scale_deform_attn import (
 from op_cases import random_boxes
 from torch.autograd import gradcheck
 
-DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason='needs a CUDA device'))]
+DEVICES = [
+    'cpu',
+    pytest.param(
+        'cuda',
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'),
+    ),
+]
 
 
 def iou(a, b, offset=0):
@@ -57,8 +62,9 @@ def greedy_groups(boxes, scores, overlaps):
 def test_nms_keeps_the_first_of_equal_scores(offset, device):
     boxes, scores = random_boxes(3, 80, equal_scores=True)
     boxes[:, 2:] += 1  # 0/0 is not what is tested here
-    expected = greedy_groups(boxes.double().tolist(), scores.tolist(),
-                             lambda a, b: iou(a, b, offset) > 0.3)
+    expected = greedy_groups(
+        boxes.double().tolist(), scores.tolist(), lambda a, b: iou(a, b, offset) > 0.3
+    )
     _, keep = nms(boxes.to(device), scores.to(device), iou_threshold=0.3, offset=offset)
     assert keep.tolist() == [group[0] for group in expected]
     assert len(keep) < 60
@@ -67,8 +73,9 @@ def test_nms_keeps_the_first_of_equal_scores(offset, device):
 def test_nms_match_keeps_the_first_of_equal_scores():
     boxes, scores = random_boxes(3, 80, equal_scores=True)
     boxes[:, 2:] += 1
-    expected = greedy_groups(boxes.double().tolist(), scores.tolist(),
-                             lambda a, b: iou(a, b) >= 0.3)
+    expected = greedy_groups(
+        boxes.double().tolist(), scores.tolist(), lambda a, b: iou(a, b) >= 0.3
+    )
     groups = nms_match(torch.cat([boxes, scores[:, None]], dim=1), 0.3)
     assert [group.tolist() for group in groups] == expected
 
@@ -80,8 +87,10 @@ def test_batched_nms_same_as_torchvision():
     assert keep.tolist() == torchvision.ops.batched_nms(boxes, scores, labels, 0.5).tolist()
 
 
-@pytest.mark.parametrize('gamma, alpha, weighted', [
-    (2.0, 0.25, False), (1.5, 0.75, True), (0.0, 0.5, False), (0.0, 0.25, True)])
+@pytest.mark.parametrize(
+    'gamma, alpha, weighted',
+    [(2.0, 0.25, False), (1.5, 0.75, True), (0.0, 0.5, False), (0.0, 0.25, True)],
+)
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
 def test_sigmoid_focal_loss_same_as_torchvision(gamma, alpha, weighted, reduction):
     rng = np.random.RandomState(1)
@@ -96,15 +105,16 @@ def test_sigmoid_focal_loss_same_as_torchvision(gamma, alpha, weighted, reductio
         expected = expected * weight[target][:, None]
     expected = {'none': expected, 'mean': expected.sum() / 20, 'sum': expected.sum()}[reduction]
     noise = torch.from_numpy(np.asarray(rng.randn(*expected.shape)))
-    expected_grad, = torch.autograd.grad(expected, logits, noise)
+    (expected_grad,) = torch.autograd.grad(expected, logits, noise)
 
     loss = sigmoid_focal_loss(logits, target, gamma, alpha, weight, reduction)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, logits, noise)[0], expected_grad)
 
 
-@pytest.mark.parametrize('gamma, alpha, weighted', [
-    (2.0, 0.25, False), (1.5, 0.75, True), (1.0, 1.0, False)])
+@pytest.mark.parametrize(
+    'gamma, alpha, weighted', [(2.0, 0.25, False), (1.5, 0.75, True), (1.0, 1.0, False)]
+)
 @pytest.mark.parametrize('reduction', ['mean', 'sum'])
 def test_softmax_focal_loss_same_as_definition(gamma, alpha, weighted, reduction):
     rng = np.random.RandomState(2)
@@ -117,9 +127,10 @@ def test_softmax_focal_loss_same_as_definition(gamma, alpha, weighted, reduction
         if t >= 0:
             log_p = row[t] - row.logsumexp(dim=0)
             expected = expected - alpha * (1 - log_p.exp()) ** gamma * log_p * (
-                weight[t] if weighted else 1)
+                weight[t] if weighted else 1
+            )
     expected = expected / 20 if reduction == 'mean' else expected
-    expected_grad, = torch.autograd.grad(expected, logits)
+    (expected_grad,) = torch.autograd.grad(expected, logits)
 
     loss = softmax_focal_loss(logits, target, gamma, alpha, weight, reduction)
     torch.testing.assert_close(loss, expected)
@@ -146,10 +157,14 @@ def roi_pool_by_definition(features, rois, size, scale):
         if y2 <= y1 or x2 <= x1:
             continue
         for c, i, j in product(range(features.shape[1]), range(size[0]), range(size[1])):
-            rows = range(max(math.floor(y1 + i * (y2 - y1) / size[0]), 0),
-                         min(math.ceil(y1 + (i + 1) * (y2 - y1) / size[0]), height))
-            columns = range(max(math.floor(x1 + j * (x2 - x1) / size[1]), 0),
-                            min(math.ceil(x1 + (j + 1) * (x2 - x1) / size[1]), width))
+            rows = range(
+                max(math.floor(y1 + i * (y2 - y1) / size[0]), 0),
+                min(math.ceil(y1 + (i + 1) * (y2 - y1) / size[0]), height),
+            )
+            columns = range(
+                max(math.floor(x1 + j * (x2 - x1) / size[1]), 0),
+                min(math.ceil(x1 + (j + 1) * (x2 - x1) / size[1]), width),
+            )
             pixels = [(int(b), c, row, column) for row, column in product(rows, columns)]
             if pixels:
                 largest = max(pixels, key=lambda pixel: features[pixel])
@@ -193,14 +208,16 @@ def deformable_attention_inputs():
 @pytest.mark.parametrize('device', DEVICES)
 def test_deformable_attention_same_as_pytorch_formula(device):
     value, shapes, starts, locations, weights = (
-        tensor.to(device) for tensor in deformable_attention_inputs())
+        tensor.to(device) for tensor in deformable_attention_inputs()
+    )
     inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     expected = multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
     output = MultiScaleDeformableAttnFunction.apply(value, shapes, starts, locations, weights, 64)
     torch.testing.assert_close(output, expected)
     noise = torch.randn_like(output)
-    torch.testing.assert_close(torch.autograd.grad(output, inputs, noise),
-                               torch.autograd.grad(expected, inputs, noise))
+    torch.testing.assert_close(
+        torch.autograd.grad(output, inputs, noise), torch.autograd.grad(expected, inputs, noise)
+    )
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -214,25 +231,37 @@ def test_gradients_in_float64(device):
     rois = torch.tensor([[0, 1.2, 1.7, 9.1, 8.3], [1, -3, -3, 20, 20]]).double().to(device)
     target = torch.tensor([0, 2, 1]).to(device)
     for pool_mode in ('avg', 'max'):
-        assert gradcheck(lambda x, mode=pool_mode: roi_align(x, rois, 2, 0.5, 0, mode, True),
-                         random(2, 2, 6, 5))
+        assert gradcheck(
+            lambda x, mode=pool_mode: roi_align(x, rois, 2, 0.5, 0, mode, True), random(2, 2, 6, 5)
+        )
     assert gradcheck(lambda x: roi_pool(x, rois, 2, 0.5), random(2, 2, 6, 5))
-    assert gradcheck(lambda x: sigmoid_focal_loss(x, target, 2.0, 0.25, None, 'mean'),
-                     random(3, 3))
-    assert gradcheck(lambda x: softmax_focal_loss(x, target, 2.0, 0.25, None, 'mean'),
-                     random(3, 3))
-    assert gradcheck(lambda x, o, w: deform_conv2d(x, o, w, 1, 1, 1, 1, 2),
-                     [random(1, 2, 3, 4), random(1, 36, 3, 4), random(2, 2, 3, 3)])
+    assert gradcheck(lambda x: sigmoid_focal_loss(x, target, 2.0, 0.25, None, 'mean'), random(3, 3))
+    assert gradcheck(lambda x: softmax_focal_loss(x, target, 2.0, 0.25, None, 'mean'), random(3, 3))
+    assert gradcheck(
+        lambda x, o, w: deform_conv2d(x, o, w, 1, 1, 1, 1, 2),
+        [random(1, 2, 3, 4), random(1, 36, 3, 4), random(2, 2, 3, 3)],
+    )
     assert gradcheck(
         lambda x, o, m, w, b: modulated_deform_conv2d(x, o, m, w, b, 1, 1, 1, 1, 1),
-        [random(1, 2, 3, 4), random(1, 18, 3, 4), random(1, 9, 3, 4), random(2, 2, 3, 3),
-         random(2)])
+        [
+            random(1, 2, 3, 4),
+            random(1, 18, 3, 4),
+            random(1, 9, 3, 4),
+            random(2, 2, 3, 3),
+            random(2),
+        ],
+    )
     value, shapes, starts, locations, weights = (
-        tensor.to(device) for tensor in deformable_attention_inputs())
+        tensor.to(device) for tensor in deformable_attention_inputs()
+    )
     assert gradcheck(
         lambda v, p, w: MultiScaleDeformableAttnFunction.apply(v, shapes, starts, p, w, 64),
-        [value[:1, :, :, :1].requires_grad_(), locations[:1, :1].requires_grad_(),
-         weights[:1, :1].requires_grad_()])
+        [
+            value[:1, :, :, :1].requires_grad_(),
+            locations[:1, :1].requires_grad_(),
+            weights[:1, :1].requires_grad_(),
+        ],
+    )
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -253,8 +282,9 @@ def test_16_bit_floats(dtype, device):
             assert {output.dtype, *(leaf.grad.dtype for leaf in leaves)} == {cast}
             results.append([output, *(leaf.grad for leaf in leaves)])
         for low, full in zip(*results):
-            torch.testing.assert_close(low.float(), full, rtol=2 * torch.finfo(dtype).eps,
-                                       atol=2 * torch.finfo(dtype).eps)
+            torch.testing.assert_close(
+                low.float(), full, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps
+            )
 
     rois = torch.tensor([[0, 1, 2, 9, 8], [1, -3, -3, 20, 20], [1, 2, 2, 3, 5]]).to(device, dtype)
     target = torch.tensor([0, 2, 1]).to(device)
@@ -263,15 +293,27 @@ def test_16_bit_floats(dtype, device):
         check(lambda x, mode=mode: roi_align(x, rois.to(x), 2, 0.5, 0, mode, True), features)
     check(lambda x: roi_pool(x, rois.to(x), 2, 0.5), features)
     check(lambda x: sigmoid_focal_loss(x, target, 2.0, 0.25, None, 'sum'), random(3, 3))
-    check(lambda x, o, w: deform_conv2d(x, o, w, 1, 1, 1, 1, 2),
-          random(1, 2, 3, 4), random(1, 36, 3, 4), random(2, 2, 3, 3))
-    check(lambda x, o, m, w, b: modulated_deform_conv2d(x, o, m, w, b, 1, 1, 1, 1, 1),
-          random(1, 2, 3, 4), random(1, 18, 3, 4), random(1, 9, 3, 4), random(2, 2, 3, 3),
-          random(2))
+    check(
+        lambda x, o, w: deform_conv2d(x, o, w, 1, 1, 1, 1, 2),
+        random(1, 2, 3, 4),
+        random(1, 36, 3, 4),
+        random(2, 2, 3, 3),
+    )
+    check(
+        lambda x, o, m, w, b: modulated_deform_conv2d(x, o, m, w, b, 1, 1, 1, 1, 1),
+        random(1, 2, 3, 4),
+        random(1, 18, 3, 4),
+        random(1, 9, 3, 4),
+        random(2, 2, 3, 3),
+        random(2),
+    )
     value, shapes, starts, locations, weights = (
-        tensor.to(device) for tensor in deformable_attention_inputs())
-    check(lambda v, p, w: MultiScaleDeformableAttnFunction.apply(v, shapes, starts, p, w, 64),
-          *(tensor.to(dtype) for tensor in (value, locations, weights)))
+        tensor.to(device) for tensor in deformable_attention_inputs()
+    )
+    check(
+        lambda v, p, w: MultiScaleDeformableAttnFunction.apply(v, shapes, starts, p, w, 64),
+        *(tensor.to(dtype) for tensor in (value, locations, weights)),
+    )
 
     boxes, scores = (tensor.to(device, dtype) for tensor in random_boxes(7, 60, equal_scores=True))
     for suppress in (nms, soft_nms):
@@ -283,8 +325,7 @@ def test_16_bit_floats(dtype, device):
 @pytest.mark.parametrize('pool_mode', ['avg', 'max'])
 def test_roi_align_of_non_contiguous_tensors(pool_mode):
     rng = np.random.RandomState(8)
-    features = torch.from_numpy(rng.randn(2, 3, 9, 7)).contiguous(
-        memory_format=torch.channels_last)
+    features = torch.from_numpy(rng.randn(2, 3, 9, 7)).contiguous(memory_format=torch.channels_last)
     rois = torch.tensor([[0, 1, 2, 9, 8], [1, -3, -3, 20, 20]]).double().T.contiguous().T
     layer = RoIAlign((3, 2), 0.5, 0, pool_mode)
     results = []

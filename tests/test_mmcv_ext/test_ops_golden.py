@@ -20,8 +20,9 @@ def test_every_recorded_case_is_replayed(golden):
 @pytest.mark.parametrize('case', CASES)
 def test_same_as_compiled(case, golden):
     results = CASES[case]()
-    expected = {key.split('/')[1]: array for key, array in golden.items()
-                if key.split('/')[0] == case}
+    expected = {
+        key.split('/')[1]: array for key, array in golden.items() if key.split('/')[0] == case
+    }
     assert set(results) == set(expected)
     for name, array in expected.items():
         assert results[name].dtype == array.dtype

@@ -3,17 +3,17 @@ import functools
 import cv2
 import pytest
 import torch
+from mmdet.models.backbones.swin import SwinTransformer
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.registry import MODELS
+from torch import nn
+
 from compare_networks import (
     CPU_AUTOCAST_DTYPES,
     assert_same_outputs,
     gradients,
     relative_error,
 )
-from mmdet.models.backbones.swin import SwinTransformer
-from mmdet.registry import MODELS as MMDET_MODELS
-from mmengine.registry import MODELS
-from torch import nn
-
 from swin_ext.models import SwinBackbone
 from swin_ext.models.swin import relative_position_index
 
@@ -54,19 +54,23 @@ def test_outputs_equal_mmdet(size, attn_impl):
     assert_same_outputs(own(images), peer(images))
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(),
-    dict(window_size=12),
-    dict(patch_norm=False),
-    dict(qkv_bias=False),
-    dict(qk_scale=0.3),
-    dict(mlp_ratio=2),
-    dict(in_channels=1),
-    dict(out_indices=(0, 2)),
-    dict(out_indices=(3, )),
-    dict(attn_impl='sdpa'),
-    dict(with_cp=True),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(window_size=12),
+        dict(patch_norm=False),
+        dict(qkv_bias=False),
+        dict(qk_scale=0.3),
+        dict(mlp_ratio=2),
+        dict(in_channels=1),
+        dict(out_indices=(0, 2)),
+        dict(out_indices=(3,)),
+        dict(attn_impl='sdpa'),
+        dict(with_cp=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('batch, size', [(1, (61, 97)), (3, (112, 112))])
 def test_outputs_and_gradients_equal_mmdet(kwargs, batch, size):
     own, peer = make_pair(**kwargs)
@@ -86,14 +90,18 @@ def test_outputs_and_gradients_equal_mmdet(kwargs, batch, size):
         assert relative_error(grad, exact_grads[name]) <= 1e-12, name
 
 
-@pytest.mark.parametrize('arch, embed_dims, depths, num_heads', [
-    ('tiny', 96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    ('small', 96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    ('base', 128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    ('large', 192, (2, 2, 18, 2), (6, 12, 24, 48)),
-])
+@pytest.mark.parametrize(
+    'arch, embed_dims, depths, num_heads',
+    [
+        ('tiny', 96, (2, 2, 6, 2), (3, 6, 12, 24)),
+        ('small', 96, (2, 2, 18, 2), (3, 6, 12, 24)),
+        ('base', 128, (2, 2, 18, 2), (4, 8, 16, 32)),
+        ('large', 192, (2, 2, 18, 2), (6, 12, 24, 48)),
+    ],
+)
 def test_named_architectures_have_mmdets_parameters(
-        arch, embed_dims, depths, num_heads, monkeypatch):
+    arch, embed_dims, depths, num_heads, monkeypatch
+):
     # mmdet reads values of linspace, which meta tensors have not.
     monkeypatch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))
     with torch.device('meta'):
@@ -130,6 +138,7 @@ def test_relative_position_index_against_definition():
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     from swin_ext.models.swin import DropPath
+
     torch.manual_seed(0)
     drop_path = DropPath(0.25).train()
     branch = torch.ones(20000, 2, 2, 1)
@@ -150,10 +159,12 @@ def test_drop_path_rates_rise_linearly_over_blocks():
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
 def test_frozen_stages_are_those_of_mmdet(frozen_stages):
-    own = SwinBackbone(arch=TINY, frozen_stages=frozen_stages, use_abs_pos_embed=True,
-                       pretrain_img_size=64)
-    peer = SwinTransformer(**TINY, frozen_stages=frozen_stages, use_abs_pos_embed=True,
-                           pretrain_img_size=64)
+    own = SwinBackbone(
+        arch=TINY, frozen_stages=frozen_stages, use_abs_pos_embed=True, pretrain_img_size=64
+    )
+    peer = SwinTransformer(
+        **TINY, frozen_stages=frozen_stages, use_abs_pos_embed=True, pretrain_img_size=64
+    )
     peer.train()
     expected = {name for name, p in peer.named_parameters() if p.requires_grad}
     # Before any train() call: that is when DDP looks.
@@ -169,8 +180,9 @@ def test_frozen_stages_are_those_of_mmdet(frozen_stages):
         assert [out.requires_grad for out in outs] == [i >= frozen_stages for i in range(4)]
         outs[-1].sum().backward()
         got_gradient = {name for name, p in own.named_parameters() if p.grad is not None}
-        assert got_gradient == {name for name in expected
-                                if not name.startswith(('norm0', 'norm1', 'norm2'))}
+        assert got_gradient == {
+            name for name in expected if not name.startswith(('norm0', 'norm1', 'norm2'))
+        }
 
 
 def test_checkpointing_saves_activations():
@@ -178,7 +190,8 @@ def test_checkpointing_saves_activations():
         backbone = SwinBackbone(arch=TINY, drop_path_rate=0.0, with_cp=with_cp).train()
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
+        ):
             backbone(torch.randn(1, 3, 64, 64))
         return sum(sizes)
 
@@ -193,13 +206,17 @@ def test_position_bias_cache_follows_the_table():
         assert attention.position_bias() is before
         attention.relative_position_bias_table.add_(1)
         torch.testing.assert_close(attention.position_bias(), before + 1)
-        state = {name: tensor + 2 for name, tensor in attention.state_dict().items()
-                 if name == 'relative_position_bias_table'}
+        state = {
+            name: tensor + 2
+            for name, tensor in attention.state_dict().items()
+            if name == 'relative_position_bias_table'
+        }
         attention.load_state_dict(state, strict=False)
         torch.testing.assert_close(attention.position_bias(), before + 3)
         # Averaged weights are exchanged in this way before a validation.
         attention.relative_position_bias_table.data.copy_(
-            attention.relative_position_bias_table - 3)
+            attention.relative_position_bias_table - 3
+        )
         torch.testing.assert_close(attention.eval().position_bias(), before)
 
 
@@ -221,18 +238,25 @@ def test_registered_in_the_root_registry_and_found_from_mmdets_scope():
     assert MMDET_MODELS.get('SwinBackbone') is SwinBackbone
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), r"unknown arch 'huge'; choose one of \['base', 'large', 'small', 'tiny', "),
-    (dict(arch=dict(embed_dims=32)), r"exactly the keys .* but has \['embed_dims'\]"),
-    (dict(arch=dict(embed_dims=32, depths=(1, 1), num_heads=(1, ))), 'one entry per stage'),
-    (dict(arch=dict(embed_dims=30, depths=(1, ), num_heads=(4, ))), 'stage 0 has 30 channels'),
-    (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\) must name stages of 0..3'),
-    (dict(out_indices=()), r'out_indices=\(\) must name stages'),
-    (dict(frozen_stages=5), 'frozen_stages=5 must be -1'),
-    (dict(frozen_stages=-2), 'frozen_stages=-2 must be -1'),
-    (dict(frozen_stages='all'), "frozen_stages='all' must be -1"),
-    (dict(attn_impl='flash'), "unknown attn_impl 'flash'; choose auto, eager, sdpa"),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (
+            dict(arch='huge'),
+            r"unknown arch 'huge'; choose one of \['base', 'large', 'small', 'tiny', ",
+        ),
+        (dict(arch=dict(embed_dims=32)), r"exactly the keys .* but has \['embed_dims'\]"),
+        (dict(arch=dict(embed_dims=32, depths=(1, 1), num_heads=(1,))), 'one entry per stage'),
+        (dict(arch=dict(embed_dims=30, depths=(1,), num_heads=(4,))), 'stage 0 has 30 channels'),
+        (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\) must name stages of 0..3'),
+        (dict(out_indices=()), r'out_indices=\(\) must name stages'),
+        (dict(frozen_stages=5), 'frozen_stages=5 must be -1'),
+        (dict(frozen_stages=-2), 'frozen_stages=-2 must be -1'),
+        (dict(frozen_stages='all'), "frozen_stages='all' must be -1"),
+        (dict(attn_impl='flash'), "unknown attn_impl 'flash'; choose auto, eager, sdpa"),
+    ],
+    ids=str,
+)
 def test_impossible_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SwinBackbone(**kwargs)

@@ -1,4 +1,5 @@
 """Freezing, and what is drawn at random, on two processes of `DistributedDataParallel`."""
+
 from __future__ import annotations
 
 import logging
@@ -8,10 +9,10 @@ import torch
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from two_ranks import run_on_two_ranks
 
 from swin_ext.engine.hooks.adapt_checkpoint_hook import remap_heads
 from swin_ext.models import SwinBackbone
+from two_ranks import run_on_two_ranks
 
 ARCH = dict(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2))
 SIZES = [(64, 64), (61, 75)]  # of the images of each rank
@@ -121,9 +122,14 @@ def test_gradients_are_the_average_over_ranks(ranks, frozen_stages):
 def test_frozen_parameters_stay_and_the_others_learn(ranks, frozen_stages):
     frozen = ()
     if frozen_stages >= 0:
-        frozen = ('backbone.patch_embed', *(
-            f'backbone.{part}' for i in range(frozen_stages) for part in (f'stages.{i}.',
-                                                                          f'norm{i}.')))
+        frozen = (
+            'backbone.patch_embed',
+            *(
+                f'backbone.{part}'
+                for i in range(frozen_stages)
+                for part in (f'stages.{i}.', f'norm{i}.')
+            ),
+        )
     initial = make_detector(frozen_stages=frozen_stages)
     for rank in ranks:
         for name, parameter in initial.named_parameters():

@@ -1,4 +1,5 @@
 """Compilers and exporters see the whole backbone, and compute the same."""
+
 from __future__ import annotations
 
 import copy
@@ -29,13 +30,18 @@ def assert_close(actual, expected, rtol):
     assert (actual - expected).abs().max() <= rtol * expected.abs().max()
 
 
-@pytest.mark.skipif(TORCH < digit_version('2.3'),
-                    reason='torch.compiler.is_compiling came with PyTorch 2.3')
-@pytest.mark.parametrize('is_training, kwargs', [
-    (False, dict(attn_impl='sdpa')),
-    (True, dict(attn_impl='eager')),
-    (True, dict(frozen_stages=1, attn_impl='sdpa')),
-], ids=str)
+@pytest.mark.skipif(
+    TORCH < digit_version('2.3'), reason='torch.compiler.is_compiling came with PyTorch 2.3'
+)
+@pytest.mark.parametrize(
+    'is_training, kwargs',
+    [
+        (False, dict(attn_impl='sdpa')),
+        (True, dict(attn_impl='eager')),
+        (True, dict(frozen_stages=1, attn_impl='sdpa')),
+    ],
+    ids=str,
+)
 def test_compiles_without_graph_breaks(is_training, kwargs):
     torch._dynamo.reset()
     eager = make_backbone(**kwargs).train(is_training)
@@ -61,8 +67,9 @@ def test_compiles_without_graph_breaks(is_training, kwargs):
                 torch.testing.assert_close(own.grad, peer.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(TORCH < digit_version('2.5'),
-                    reason='torch.onnx.export takes dynamo=True from PyTorch 2.5 on')
+@pytest.mark.skipif(
+    TORCH < digit_version('2.5'), reason='torch.onnx.export takes dynamo=True from PyTorch 2.5 on'
+)
 @pytest.mark.parametrize('size, attn_impl', [(SIZES[0], 'eager'), (SIZES[1], 'sdpa')])
 def test_onnx_runtime_computes_the_same(tmp_path, size, attn_impl):
     pytest.importorskip('onnx')
@@ -71,7 +78,7 @@ def test_onnx_runtime_computes_the_same(tmp_path, size, attn_impl):
     backbone = make_backbone(attn_impl=attn_impl).eval()
     images = torch.randn(2, 3, *size)
     path = str(tmp_path / 'backbone.onnx')
-    torch.onnx.export(backbone, (images, ), path, dynamo=True)  # with gradients enabled
+    torch.onnx.export(backbone, (images,), path, dynamo=True)  # with gradients enabled
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     outs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():

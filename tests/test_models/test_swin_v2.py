@@ -1,21 +1,22 @@
 """Swin V2 against timm's and torchvision's, whose weights and gradients are converted to ours."""
+
 import math
 from collections import defaultdict
 
 import pytest
 import torch
 import torchvision
+from torch import nn
+from torchvision.models import swin_transformer as tv
+
 from compare_networks import (
     CPU_AUTOCAST_DTYPES,
     assert_same_outputs,
     gradients,
     relative_error,
 )
-from torch import nn
-from torchvision.models import swin_transformer as tv
-
 from swin_ext.models import SwinBackbone
-from swin_ext.models.swin_weights import convert_swin_state_dict, match_to_model
+from swin_ext.models.weights.swin import convert_swin_state_dict, match_to_model
 
 timm = pytest.importorskip('timm')
 
@@ -26,14 +27,29 @@ SMALL_ARCH = dict(version=2, embed_dims=16, depths=(2, 2), num_heads=(1, 2))
 
 def make_timm(size, window=8, **kwargs):
     return timm.models.swin_transformer_v2.SwinTransformerV2(
-        img_size=size, window_size=window, embed_dim=16, depths=DEPTHS, num_heads=HEADS,
-        drop_path_rate=0.0, num_classes=0, **kwargs)
+        img_size=size,
+        window_size=window,
+        embed_dim=16,
+        depths=DEPTHS,
+        num_heads=HEADS,
+        drop_path_rate=0.0,
+        num_classes=0,
+        **kwargs,
+    )
 
 
 def make_torchvision(size, window=8):
     return tv.SwinTransformer(
-        [4, 4], 16, list(DEPTHS), list(HEADS), [window, window], stochastic_depth_prob=0.0,
-        num_classes=1, block=tv.SwinTransformerBlockV2, downsample_layer=tv.PatchMergingV2)
+        [4, 4],
+        16,
+        list(DEPTHS),
+        list(HEADS),
+        [window, window],
+        stochastic_depth_prob=0.0,
+        num_classes=1,
+        block=tv.SwinTransformerBlockV2,
+        downsample_layer=tv.PatchMergingV2,
+    )
 
 
 def peer_maps(peer, images):
@@ -102,13 +118,17 @@ def test_outputs_equal_peers(make_peer, size, attn_impl):
     assert_same_outputs(own(images), peer_maps(peer, images))
 
 
-@pytest.mark.parametrize('make_peer, size, kwargs', [
-    (make_timm, (256, 256), dict()),
-    (make_torchvision, (256, 256), dict()),
-    (make_torchvision, (60, 100), dict()),
-    (make_torchvision, (60, 100), dict(attn_impl='sdpa')),
-    (make_torchvision, (60, 100), dict(with_cp=True)),
-], ids=peer_id)
+@pytest.mark.parametrize(
+    'make_peer, size, kwargs',
+    [
+        (make_timm, (256, 256), dict()),
+        (make_torchvision, (256, 256), dict()),
+        (make_torchvision, (60, 100), dict()),
+        (make_torchvision, (60, 100), dict(attn_impl='sdpa')),
+        (make_torchvision, (60, 100), dict(with_cp=True)),
+    ],
+    ids=peer_id,
+)
 def test_outputs_and_gradients_equal_peers(make_peer, size, kwargs):
     peer = randomise(make_peer(size)).train()
     own = make_own(peer, **kwargs).train()
@@ -122,7 +142,8 @@ def test_outputs_and_gradients_equal_peers(make_peer, size, kwargs):
     own_grads = gradients(own, images)
     peer_grads = convert_swin_state_dict(gradients(peer, images, forward_peer)).state_dict
     exact_grads = convert_swin_state_dict(
-        gradients(peer.double(), images.double(), forward_peer)).state_dict
+        gradients(peer.double(), images.double(), forward_peer)
+    ).state_dict
     assert own_grads.keys() == exact_grads.keys()
     # Position biases and logit scales have cancelling gradients, since softmax does not see a
     # constant: there the peers, too, are more than 1e-5 away from float64. Single ones of these
@@ -135,7 +156,8 @@ def test_outputs_and_gradients_equal_peers(make_peer, size, kwargs):
         exact = torch.cat([exact_grads[name].flatten() for name in names])
         own_error, peer_error = (
             relative_error(torch.cat([grads[name].flatten() for name in names]), exact)
-            for grads in (own_grads, peer_grads))
+            for grads in (own_grads, peer_grads)
+        )
         assert own_error <= max(1e-5, 2 * peer_error), leaf
     for name, grad in gradients(own.double(), images.double()).items():
         assert relative_error(grad, exact_grads[name]) <= 1e-11, name
@@ -158,9 +180,14 @@ def test_window_16_in_all_stages_equals_torchvision():
     assert_same_outputs(own.eval()(images), peer_maps(peer, images))
 
 
-@pytest.mark.parametrize('make_peer', [
-    lambda: timm.create_model('swinv2_tiny_window8_256', drop_path_rate=0.0),
-    lambda: torchvision.models.swin_v2_t(weights=None)], ids=['timm', 'torchvision'])
+@pytest.mark.parametrize(
+    'make_peer',
+    [
+        lambda: timm.create_model('swinv2_tiny_window8_256', drop_path_rate=0.0),
+        lambda: torchvision.models.swin_v2_t(weights=None),
+    ],
+    ids=['timm', 'torchvision'],
+)
 @torch.no_grad()
 def test_tiny_equals_the_peers_own(make_peer):
     peer = randomise(make_peer()).eval()
@@ -169,11 +196,13 @@ def test_tiny_equals_the_peers_own(make_peer):
     assert_same_outputs(own(images), peer_maps(peer, images))
 
 
-@pytest.mark.parametrize('arch, make_peer', [
-    ('v2-small', torchvision.models.swin_v2_s), ('v2-base', torchvision.models.swin_v2_b)])
+@pytest.mark.parametrize(
+    'arch, make_peer',
+    [('v2-small', torchvision.models.swin_v2_s), ('v2-base', torchvision.models.swin_v2_b)],
+)
 def test_named_architectures_have_torchvisions_parameters(arch, make_peer):
     with torch.device('meta'):
-        own = SwinBackbone(arch=arch, out_indices=(3, ))
+        own = SwinBackbone(arch=arch, out_indices=(3,))
         peer = make_peer(weights=None)
     expected = convert_swin_state_dict(peer.state_dict()).state_dict
     shapes = {name: tensor.shape for name, tensor in own.state_dict().items()}
@@ -192,11 +221,18 @@ def test_logit_scale_is_limited_to_100():
     assert_same_outputs(own.double()(images.double()), peer_maps(peer.double(), images.double()))
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(qkv_bias=False), dict(patch_norm=False), dict(in_channels=1, mlp_ratio=2),
-    dict(out_indices=(1, ), use_abs_pos_embed=True, pretrain_img_size=64),
-    dict(drop_rate=0.1, attn_drop_rate=0.1, drop_path_rate=0.2), dict(shift_single_window=True),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(qkv_bias=False),
+        dict(patch_norm=False),
+        dict(in_channels=1, mlp_ratio=2),
+        dict(out_indices=(1,), use_abs_pos_embed=True, pretrain_img_size=64),
+        dict(drop_rate=0.1, attn_drop_rate=0.1, drop_path_rate=0.2),
+        dict(shift_single_window=True),
+    ],
+    ids=str,
+)
 def test_arguments_of_v1_work(kwargs):
     backbone = SwinBackbone(arch=SMALL_ARCH, **{'out_indices': (0, 1), **kwargs}).train()
     backbone.init_weights()
@@ -204,8 +240,9 @@ def test_arguments_of_v1_work(kwargs):
     sizes = {0: (16, 16, 25), 1: (32, 8, 13)}
     assert [out.shape[1:] for out in outs] == [sizes[i] for i in backbone.out_indices]
     sum(out.square().sum() for out in outs).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all()
-               for name, p in backbone.named_parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for name, p in backbone.named_parameters()
+    )
 
 
 @pytest.mark.parametrize('size', [(33, 33), (61, 97), (300, 36)])
@@ -235,7 +272,7 @@ def test_initial_blocks_are_identities():
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
 def test_freezing(frozen_stages):
     own = SwinBackbone(arch=ARCH, frozen_stages=frozen_stages)
-    frozen = ('patch_embed', ) if frozen_stages >= 0 else ()
+    frozen = ('patch_embed',) if frozen_stages >= 0 else ()
     frozen += tuple(f'{part}{i}.' for i in range(frozen_stages) for part in ('stages.', 'norm'))
     expected = {name for name, _ in own.named_parameters() if not name.startswith(frozen)}
     assert {name for name, p in own.named_parameters() if p.requires_grad} == expected
@@ -282,8 +319,9 @@ def test_position_bias_cache_follows_the_parameters():
 @pytest.mark.parametrize('dtype', CPU_AUTOCAST_DTYPES)
 def test_autocast_stays_close_to_fp32_and_finite(dtype, attn_impl):
     """Keys of padding are zero vectors, whose normalisation has no gradient that fp16 can hold."""
-    backbone = randomise(SwinBackbone(
-        arch=SMALL_ARCH, out_indices=(0, 1), drop_path_rate=0.0, attn_impl=attn_impl)).train()
+    backbone = randomise(
+        SwinBackbone(arch=SMALL_ARCH, out_indices=(0, 1), drop_path_rate=0.0, attn_impl=attn_impl)
+    ).train()
     images = torch.randn(1, 3, 60, 100)
     expected = backbone(images)
     expected_grads = gradients(backbone, images)
@@ -302,8 +340,8 @@ def test_autocast_stays_close_to_fp32_and_finite(dtype, attn_impl):
 @pytest.mark.skipif(not hasattr(torch.compiler, 'is_compiling'), reason='needs torch 2.3')
 def test_compiles_without_a_graph_break():
     torch._dynamo.reset()
-    arch = dict(version=2, embed_dims=16, depths=(2, ), num_heads=(1, ))
-    backbone = randomise(SwinBackbone(arch=arch, out_indices=(0, ), drop_path_rate=0.0))
+    arch = dict(version=2, embed_dims=16, depths=(2,), num_heads=(1,))
+    backbone = randomise(SwinBackbone(arch=arch, out_indices=(0,), drop_path_rate=0.0))
     compiled = torch.compile(backbone, backend='eager', fullgraph=True)
     images = torch.randn(1, 3, 60, 100)
     with torch.no_grad():
@@ -311,17 +349,25 @@ def test_compiles_without_a_graph_break():
     assert_same_outputs([out.detach() for out in compiled(images)], expected)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='v2-huge'), "unknown arch 'v2-huge'; choose one of .*'v2-small'"),
-    (dict(arch=dict(ARCH, version=3)), 'no Swin of version 3'),
-    (dict(arch='v2-tiny', qk_scale=0.2), r'qk_scale=0.2 is for Swin V1.*Remove it'),
-    (dict(arch='tiny', pretrained_window_sizes=8),
-     'pretrained_window_sizes=8 is for Swin V2.*Remove it'),
-    (dict(arch='v2-tiny', pretrained_window_sizes=(8, 8)),
-     r'pretrained_window_sizes=\(8, 8\) must be .* a list of 4, one per stage'),
-    (dict(arch='v2-tiny', window_size=0), 'window_size=0 must be a positive number of tokens'),
-    (dict(arch='tiny', window_size=(7, 7, 7)), r'window_size=\(7, 7, 7\) must be'),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='v2-huge'), "unknown arch 'v2-huge'; choose one of .*'v2-small'"),
+        (dict(arch=dict(ARCH, version=3)), 'no Swin of version 3'),
+        (dict(arch='v2-tiny', qk_scale=0.2), r'qk_scale=0.2 is for Swin V1.*Remove it'),
+        (
+            dict(arch='tiny', pretrained_window_sizes=8),
+            'pretrained_window_sizes=8 is for Swin V2.*Remove it',
+        ),
+        (
+            dict(arch='v2-tiny', pretrained_window_sizes=(8, 8)),
+            r'pretrained_window_sizes=\(8, 8\) must be .* a list of 4, one per stage',
+        ),
+        (dict(arch='v2-tiny', window_size=0), 'window_size=0 must be a positive number of tokens'),
+        (dict(arch='tiny', window_size=(7, 7, 7)), r'window_size=\(7, 7, 7\) must be'),
+    ],
+    ids=str,
+)
 def test_impossible_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SwinBackbone(**kwargs)

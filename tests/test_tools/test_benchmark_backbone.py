@@ -10,12 +10,17 @@ from torch import nn
 from tqdm import tqdm
 
 from swin_ext.models.swin import SwinBackbone
-from swin_ext.models.swin_weights import convert_swin_state_dict, match_to_model
+from swin_ext.models.weights.swin import convert_swin_state_dict, match_to_model
 
 NANO = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 
-DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason='needs a CUDA device'))]
+DEVICES = [
+    'cpu',
+    pytest.param(
+        'cuda',
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'),
+    ),
+]
 
 
 @pytest.fixture
@@ -45,11 +50,27 @@ def build_peer(tool, name, size):
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_report(benchmark, device, tmp_path, capsys):
-    report = benchmark('--sizes', '64', '33x97', '--peers', 'mmdet', 'torchvision',
-                       '--precisions', 'fp32', 'bf16', '--repeats', '3', '--device', device)
+    report = benchmark(
+        '--sizes',
+        '64',
+        '33x97',
+        '--peers',
+        'mmdet',
+        'torchvision',
+        '--precisions',
+        'fp32',
+        'bf16',
+        '--repeats',
+        '3',
+        '--device',
+        device,
+    )
     assert [(c['size'], c['mode'], c['precision']) for c in report['cases']] == [
-        (size, mode, precision) for size in ([64, 64], [33, 97]) for mode in ('forward', 'train')
-        for precision in ('fp32', 'bf16')]
+        (size, mode, precision)
+        for size in ([64, 64], [33, 97])
+        for mode in ('forward', 'train')
+        for precision in ('fp32', 'bf16')
+    ]
     for case in report['cases']:
         models = case['models']
         assert list(models) == ['swin_ext', 'mmdet', 'torchvision']
@@ -59,7 +80,8 @@ def test_report(benchmark, device, tmp_path, capsys):
             assert len(times) == 3 and min(times) > 0
             assert result['median_s'] == pytest.approx(statistics.median(times))
             assert result['quartiles_s'] == pytest.approx(
-                statistics.quantiles(times, n=4, method='inclusive')[::2])
+                statistics.quantiles(times, n=4, method='inclusive')[::2]
+            )
             assert result['ratio'] == pytest.approx(statistics.median(times) / own_median)
             if case['mode'] == 'forward' and device == 'cpu':
                 assert result['memory_bytes'] is None
@@ -71,13 +93,22 @@ def test_report(benchmark, device, tmp_path, capsys):
     assert report['versions']['torch'] == torch.__version__
     assert report['machine']['threads'] == torch.get_num_threads()
     output = capsys.readouterr().out
-    assert f'$ python tools/benchmark_backbone.py --arch nano --batch 1 --device cpu --json ' \
-           f'{tmp_path}/new/report.json --sizes 64 33x97' in output
+    assert (
+        f'$ python tools/benchmark_backbone.py --arch nano --batch 1 --device cpu --json '
+        f'{tmp_path}/new/report.json --sizes 64 33x97' in output
+    )
     last = report['cases'][-1]['models']['torchvision']
     row = output.split('\n- time')[0].strip().splitlines()[-1].strip('| ').split(' | ')
-    assert row == ['33x97', 'bf16', 'train', 'torchvision', f'{last["median_s"] * 1e3:.1f}',
-                   '{:.1f} - {:.1f}'.format(*(t * 1e3 for t in last['quartiles_s'])),
-                   f'{last["ratio"]:.2f}', f'{last["memory_bytes"] / 2**20:.1f}']
+    assert row == [
+        '33x97',
+        'bf16',
+        'train',
+        'torchvision',
+        f'{last["median_s"] * 1e3:.1f}',
+        '{:.1f} - {:.1f}'.format(*(t * 1e3 for t in last['quartiles_s'])),
+        f'{last["ratio"]:.2f}',
+        f'{last["memory_bytes"] / 2**20:.1f}',
+    ]
 
 
 def test_models_take_turns(tool, monkeypatch):
@@ -95,7 +126,7 @@ def test_models_take_turns(tool, monkeypatch):
     assert times == {name: [duration] * 20 for name, duration in durations.items()}
     order = ''.join(calls[1::3])
     assert calls == [x for name in order for x in ('sync', name, 'sync')]
-    repeats = [order[i:i + 3] for i in range(0, 60, 3)]
+    repeats = [order[i : i + 3] for i in range(0, 60, 3)]
     assert {''.join(sorted(repeat)) for repeat in repeats} == {'abc'}
     assert len(set(repeats)) > 3  # not always after the same one
 
@@ -105,11 +136,15 @@ def test_what_a_step_does(tool, benchmark, monkeypatch):
     seen = []
 
     class Recorder(SwinBackbone):
-
         def forward(self, x):
             assert all(parameter.grad is None for parameter in self.parameters())
-            seen.append((self.training, torch.is_grad_enabled(),
-                         torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()))
+            seen.append(
+                (
+                    self.training,
+                    torch.is_grad_enabled(),
+                    torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled(),
+                )
+            )
             maps = super().forward(x)
             if maps[0].requires_grad:
                 maps[3].register_hook(lambda grad: seen.append(grad.unique().tolist()))
@@ -121,8 +156,10 @@ def test_what_a_step_does(tool, benchmark, monkeypatch):
     trained = [(True, True, False), one_by_mean] * 3
     autocast = [(True, True, True), one_by_mean] * 3
     assert seen[2:] == [  # after two for the checks: warm-up, second warm-up or memory, timed
-        *[(False, False, False)] * 3, *[(False, False, True)] * 3,
-        *[pytest.approx(x, rel=2**-8) if isinstance(x, list) else x for x in trained + autocast]]
+        *[(False, False, False)] * 3,
+        *[(False, False, True)] * 3,
+        *[pytest.approx(x, rel=2**-8) if isinstance(x, list) else x for x in trained + autocast],
+    ]
 
 
 @pytest.mark.parametrize('name', ['mmdet', 'timm', 'torchvision', 'hf'])
@@ -157,10 +194,16 @@ def test_peers_compute_the_same_maps(tool, name):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(out_indices=(0, 1, 2)), r'mmdet has \[\(1, 24, 16, 16\), .* they do not do the same'),
-    (dict(patch_size=2), r'mmdet has \d+ parameters, SwinBackbone \d+, for images \(1, 3, 64, 64'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(out_indices=(0, 1, 2)), r'mmdet has \[\(1, 24, 16, 16\), .* they do not do the same'),
+        (
+            dict(patch_size=2),
+            r'mmdet has \d+ parameters, SwinBackbone \d+, for images \(1, 3, 64, 64',
+        ),
+    ],
+)
 def test_other_work_is_refused(tool, benchmark, monkeypatch, capsys, kwargs, message):
     def build(arch, size):
         peer = SwinBackbone(arch, **kwargs)
@@ -182,8 +225,19 @@ def test_peer_that_cannot_run(tool, benchmark, monkeypatch, capsys):
 
     monkeypatch.setitem(tool.PEERS, 'timm', build)
     monkeypatch.setattr(tool, 'find_missing', lambda peers: {})
-    report = benchmark('--sizes', '33', '64', '--peers', 'timm', '--modes', 'forward',
-                       '--precisions', 'fp32', '--repeats', '1')
+    report = benchmark(
+        '--sizes',
+        '33',
+        '64',
+        '--peers',
+        'timm',
+        '--modes',
+        'forward',
+        '--precisions',
+        'fp32',
+        '--repeats',
+        '1',
+    )
     failed, ran = (case['models']['timm'] for case in report['cases'])
     assert failed == dict(error='RuntimeError: 33 | 7 does not go')
     assert len(ran['times_s']) == 1
@@ -194,7 +248,6 @@ def test_step_that_fails(tool):
     """A model that breaks off in training leaves the others' figures whole."""
 
     class Broken(nn.Linear):
-
         def forward(self, x):
             if torch.is_grad_enabled():
                 raise MemoryError('no room')
@@ -203,8 +256,9 @@ def test_step_that_fails(tool):
     models = {name: nn.Sequential(Broken(2, 2)) for name in ('swin_ext', 'timm')}
     models['timm'] = nn.Sequential(nn.Linear(2, 2), nn.Unflatten(0, (1, 3)))
     with tqdm(disable=True, total=4) as progress:
-        results = tool.measure_case(models, 'train', 'fp32', torch.randn(3, 2),
-                                    torch.device('cpu'), 2, progress)
+        results = tool.measure_case(
+            models, 'train', 'fp32', torch.randn(3, 2), torch.device('cpu'), 2, progress
+        )
         assert progress.total == 2
     assert results['swin_ext'] == dict(error='MemoryError: no room')
     assert len(results['timm']['times_s']) == 2
@@ -213,8 +267,18 @@ def test_step_that_fails(tool):
 
 def test_missing_peer_is_skipped(benchmark, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'transformers', None)
-    report = benchmark('--sizes', '64', '--peers', 'hf', '--modes', 'forward',
-                       '--precisions', 'fp32', '--repeats', '1')
+    report = benchmark(
+        '--sizes',
+        '64',
+        '--peers',
+        'hf',
+        '--modes',
+        'forward',
+        '--precisions',
+        'fp32',
+        '--repeats',
+        '1',
+    )
     assert list(report['cases'][0]['models']) == ['swin_ext']
     assert 'transformers cannot be imported' in report['skipped']['hf']
     assert 'hf skipped: transformers cannot be imported' in capsys.readouterr().out
@@ -263,9 +327,19 @@ model = dict(
 
 @pytest.mark.usefixtures('small_detector')
 def test_detector(benchmark):
-    report = benchmark('--sizes', '64', '--peers', 'mmdet', '--modes', 'detector',
-                       '--precisions', 'fp32', '--repeats', '1')
-    case, = report['cases']
+    report = benchmark(
+        '--sizes',
+        '64',
+        '--peers',
+        'mmdet',
+        '--modes',
+        'detector',
+        '--precisions',
+        'fp32',
+        '--repeats',
+        '1',
+    )
+    (case,) = report['cases']
     assert case['mode'] == 'detector' and list(case['models']) == ['swin_ext', 'mmdet']
     for result in case['models'].values():
         assert len(result['times_s']) == 1 and result['memory_bytes'] > 1e6
@@ -284,16 +358,24 @@ def test_detectors_agree(tool):
         torch.testing.assert_close(loss, losses[1][key], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('argv, message', [
-    (['--sizes', '224', '800x'], "'800x' is no size: write 224 or, height first, 800x1333"),
-    (['--sizes', '0'], "'0' is no size"),
-    (['--repeats', '0'], "'0' is no positive whole number"),
-    (['--device', 'cpu', '--precisions', 'fp16'], 'use bf16 on a CPU'),
-    (['--modes', 'detector', '--peers', 'timm'], 'add mmdet to --peers'),
-    (['--arch', 'giant'], 'invalid choice'),
-    pytest.param(['--device', 'cuda'], 'use --device cpu', marks=pytest.mark.skipif(
-        torch.cuda.is_available(), reason='needs a machine without CUDA')),
-])
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        (['--sizes', '224', '800x'], "'800x' is no size: write 224 or, height first, 800x1333"),
+        (['--sizes', '0'], "'0' is no size"),
+        (['--repeats', '0'], "'0' is no positive whole number"),
+        (['--device', 'cpu', '--precisions', 'fp16'], 'use bf16 on a CPU'),
+        (['--modes', 'detector', '--peers', 'timm'], 'add mmdet to --peers'),
+        (['--arch', 'giant'], 'invalid choice'),
+        pytest.param(
+            ['--device', 'cuda'],
+            'use --device cpu',
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available(), reason='needs a machine without CUDA'
+            ),
+        ),
+    ],
+)
 def test_argument_errors(tool, capsys, argv, message):
     with pytest.raises(SystemExit):
         tool.main(argv)
@@ -303,9 +385,25 @@ def test_argument_errors(tool, capsys, argv, message):
 def test_threads(tool):
     before = torch.get_num_threads()
     try:
-        report = tool.main(['--arch', 'nano', '--sizes', '32', '--peers', '--modes', 'forward',
-                            '--precisions', 'fp32', '--repeats', '1', '--device', 'cpu',
-                            '--threads', str(before + 1)])
+        report = tool.main(
+            [
+                '--arch',
+                'nano',
+                '--sizes',
+                '32',
+                '--peers',
+                '--modes',
+                'forward',
+                '--precisions',
+                'fp32',
+                '--repeats',
+                '1',
+                '--device',
+                'cpu',
+                '--threads',
+                str(before + 1),
+            ]
+        )
         assert report['machine']['threads'] == before + 1
     finally:
         torch.set_num_threads(before)

@@ -16,10 +16,21 @@ def benchmark_hooks(load_tool):
 
 
 def run(benchmark_hooks, toy_cmr, *args):
-    return benchmark_hooks.main([
-        str(NANO), '--blocks', '2', '--block', '2', *args, '--cfg-options',
-        f'data_root={toy_cmr.root}', 'train_dataloader.batch_size=1', 'log_level=ERROR',
-        'train_dataloader.dataset.pipeline.2.scale=(64,64)'])
+    return benchmark_hooks.main(
+        [
+            str(NANO),
+            '--blocks',
+            '2',
+            '--block',
+            '2',
+            *args,
+            '--cfg-options',
+            f'data_root={toy_cmr.root}',
+            'train_dataloader.batch_size=1',
+            'log_level=ERROR',
+            'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        ]
+    )
 
 
 def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, capsys):
@@ -28,8 +39,7 @@ def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, ca
     assert len(report['with_s']) == len(report['without_s']) == 4
     medians = {mode: sorted(report[f'{mode}_s'])[1:3] for mode in ('with', 'without')}
     share = 1 + report['thread_share']
-    assert report['ratio'] == pytest.approx(
-        share * sum(medians['with']) / sum(medians['without']))
+    assert report['ratio'] == pytest.approx(share * sum(medians['with']) / sum(medians['without']))
     assert {'GPUStatsHook', 'HistoryHook', 'ProgressBarHook'} <= report['hooks_us'].keys()
     assert not {'LoggerHook', 'IterTimerHook'} & report['hooks_us'].keys()
     assert all(len(seconds) == 4 for seconds in report['hooks_s'].values())
@@ -41,9 +51,11 @@ def test_a_slow_checkpoint_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsy
     monkeypatch.setattr(SwinExtRunner, 'save_checkpoint', lambda *args: time.sleep(0.3))
     report = run(benchmark_hooks, toy_cmr)
     assert {name: len(seconds) for name, seconds in report['saving_s'].items()} == dict(
-        nothing=2, copy=2, checkpoint=2)
+        nothing=2, copy=2, checkpoint=2
+    )
     (nothing, step), (alone, with_step) = (
-        report['saving_ms'][name] for name in ('nothing', 'checkpoint'))
+        report['saving_ms'][name] for name in ('nothing', 'checkpoint')
+    )
     assert nothing < 1 and alone == pytest.approx(300, abs=10)
     assert with_step - step == pytest.approx(300, abs=100)
     assert f'| checkpoint | {alone:.1f} | {with_step:.1f} |' in capsys.readouterr().out

@@ -5,6 +5,7 @@ import threading
 import cv2
 import numpy as np
 import pytest
+
 from toy_cmr import ToyCMR, disk, encode
 
 CONFIG = """
@@ -73,8 +74,16 @@ class Project:
     def run(self, capsys, *options):
         for split, content in self.contents.items():
             (self.toy.root / f'{split}.json').write_text(json.dumps(content))
-        code = self.tool.main([str(self.config), '--out-dir', str(self.out), '--timeout', '2',
-                               *(['--cfg-options', *options] if options else [])])
+        code = self.tool.main(
+            [
+                str(self.config),
+                '--out-dir',
+                str(self.out),
+                '--timeout',
+                '2',
+                *(['--cfg-options', *options] if options else []),
+            ]
+        )
         return code, capsys.readouterr().out
 
 
@@ -91,13 +100,17 @@ def test_a_sound_set(project, capsys):
     assert '4 images, of which 4 are used; 2 patients; pixels of 1.2 to 1.2 mm' in out
     assert 'LV 4, Myo 4, RV 4' in out
     assert sorted(path.name for path in project.out.iterdir()) == [
-        'contact_sheet_train.png', 'contact_sheet_val.png', 'histograms.png']
+        'contact_sheet_train.png',
+        'contact_sheet_val.png',
+        'histograms.png',
+    ]
 
 
 def test_contact_sheet_shows_masks_in_the_colours_of_their_classes(project, capsys):
     from matplotlib.colors import to_rgb
 
     from swin_ext.visualization.overlays import COLOURS
+
     project.run(capsys)
     sheet = cv2.imread(str(project.out / 'contact_sheet_train.png'))[..., ::-1] / 255
     for colour in COLOURS[:3]:
@@ -122,10 +135,15 @@ def swap_categories(content):
 def fill_ring(content):
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] != 2]
     for i, (category, radius) in enumerate(((10, 7), (20, 12))):
-        content['annotations'].append(dict(
-            id=100 + i, image_id=2, category_id=category,
-            bbox=[36 - radius, 24 - radius, 2 * radius + 1, 2 * radius + 1],
-            segmentation=encode(disk(48, 64, 24, 36, radius))))
+        content['annotations'].append(
+            dict(
+                id=100 + i,
+                image_id=2,
+                category_id=category,
+                bbox=[36 - radius, 24 - radius, 2 * radius + 1, 2 * radius + 1],
+                segmentation=encode(disk(48, 64, 24, 36, radius)),
+            )
+        )
 
 
 def truncate_image(project):
@@ -138,19 +156,36 @@ def empty_image(project):
 
 
 PROBLEMS = {
-    'patient': (edit('val', share_patient), 1, r'ERROR  val: \[shared_patients\] 1 patients are in '
-                'train(?s:.*)patient train0: 1 images here, 2 there'),
+    'patient': (
+        edit('val', share_patient),
+        1,
+        r'ERROR  val: \[shared_patients\] 1 patients are in '
+        'train(?s:.*)patient train0: 1 images here, 2 there',
+    ),
     'classes': (edit('val', swap_categories), 1, r'ERROR  val: \[permuted_classes\]'),
     'ring': (edit('train', fill_ring), 0, r'WARNING  train: \[filled_ring\] 1 myocardium'),
-    'truncated image': (truncate_image, 1, r'ERROR  train: 1 images cannot be loaded(?s:.*)'
-                        r'image 3 \(.*slice_3.png\)'),
+    'truncated image': (
+        truncate_image,
+        1,
+        r'ERROR  train: 1 images cannot be loaded(?s:.*)'
+        r'image 3 \(.*slice_3.png\)',
+    ),
     'empty image': (empty_image, 0, r'WARNING  train: 1 images show nothing(?s:.*)image 3 .*are 0'),
-    'missing image': (lambda project: (project.toy.root / 'images/slice_3.png').unlink(), 1,
-                      'ERROR  train: (?s:.*)slice_3.png does not exist'),
-    'image id': (edit('val', lambda content: content['images'][1].update(id=1)), 1,
-                 'ERROR  val: (?s:.*)image id 1 occurs 2 times'),
-    'spacing': (edit('train', lambda content: content['images'][1].pop('spacing_mm')), 0,
-                r'WARNING  train: \[missing_spacing\] 1 of 4'),
+    'missing image': (
+        lambda project: (project.toy.root / 'images/slice_3.png').unlink(),
+        1,
+        'ERROR  train: (?s:.*)slice_3.png does not exist',
+    ),
+    'image id': (
+        edit('val', lambda content: content['images'][1].update(id=1)),
+        1,
+        'ERROR  val: (?s:.*)image id 1 occurs 2 times',
+    ),
+    'spacing': (
+        edit('train', lambda content: content['images'][1].pop('spacing_mm')),
+        0,
+        r'WARNING  train: \[missing_spacing\] 1 of 4',
+    ),
 }
 
 
@@ -160,33 +195,52 @@ def test_problem_of_a_data_set(project, capsys, case):
     damage(project)
     code, out = project.run(capsys)
     import re
+
     assert code == expected and re.search(message, out), out
 
 
 OPTIONS = {
-    'num_classes': ('num_classes=2', r'ERROR  model.bbox_head: num_classes=2, but there are 3 '
-                    r"classes: \['LV', 'Myo', 'RV'\]. Set num_classes=3"),
-    'frozen range': ('model.backbone.frozen_stages=5', r'ERROR  model.backbone: frozen_stages=5 '
-                     r'must lie between -1 \(none\) and 4'),
+    'num_classes': (
+        'num_classes=2',
+        r'ERROR  model.bbox_head: num_classes=2, but there are 3 '
+        r"classes: \['LV', 'Myo', 'RV'\]. Set num_classes=3",
+    ),
+    'frozen range': (
+        'model.backbone.frozen_stages=5',
+        r'ERROR  model.backbone: frozen_stages=5 '
+        r'must lie between -1 \(none\) and 4',
+    ),
     'all frozen': ('model.backbone.frozen_stages=4', 'ERROR  model: all parameters are frozen'),
-    'model': ('model.backbone.type=NoSuchBackbone', 'ERROR  model: it cannot be built: '
-              '(?s:.*)NoSuchBackbone'),
-    'data_root': ('data_root=/no/such/place', 'ERROR  train: .*/no/such/place/train.json does not '
-                  r'exist. Check data_root(?s:.*)ERROR  val'),
-    'transform': ("val_dataloader.dataset.pipeline.1.type=NoSuchTransform",
-                  'ERROR  val: (?s:.*)NoSuchTransform'),
+    'model': (
+        'model.backbone.type=NoSuchBackbone',
+        'ERROR  model: it cannot be built: (?s:.*)NoSuchBackbone',
+    ),
+    'data_root': (
+        'data_root=/no/such/place',
+        'ERROR  train: .*/no/such/place/train.json does not '
+        r'exist. Check data_root(?s:.*)ERROR  val',
+    ),
+    'transform': (
+        'val_dataloader.dataset.pipeline.1.type=NoSuchTransform',
+        'ERROR  val: (?s:.*)NoSuchTransform',
+    ),
     'checks': ('val_dataloader.dataset.checks.filled=warn', "ERROR  val: checks has 'filled'"),
     'weights': ('load_from=weights/none.pth', r'ERROR  load_from: weights/none.pth does not exist'),
-    'backbone weights': ('model.backbone.init_cfg.checkpoint=none.pth',
-                         'ERROR  model.backbone.init_cfg.checkpoint: none.pth does not exist'),
-    'no server': ('load_from=http://127.0.0.1:9/a.pth',
-                  r'ERROR  load_from: http://127.0.0.1:9/a.pth cannot be reached: .* refused'),
+    'backbone weights': (
+        'model.backbone.init_cfg.checkpoint=none.pth',
+        'ERROR  model.backbone.init_cfg.checkpoint: none.pth does not exist',
+    ),
+    'no server': (
+        'load_from=http://127.0.0.1:9/a.pth',
+        r'ERROR  load_from: http://127.0.0.1:9/a.pth cannot be reached: .* refused',
+    ),
 }
 
 
 @pytest.mark.parametrize('case', OPTIONS)
 def test_problem_of_a_config(project, capsys, case):
     import re
+
     option, message = OPTIONS[case]
     code, out = project.run(capsys, option)
     assert code == 1 and re.search(message, out), out
@@ -214,22 +268,26 @@ def server():
         running.shutdown()
 
 
-@pytest.mark.parametrize('name, problem', [
-    ('there.pth', None), ('no-head.pth', None), ('gone.pth', 'the server answered 404')])
+@pytest.mark.parametrize(
+    'name, problem',
+    [('there.pth', None), ('no-head.pth', None), ('gone.pth', 'the server answered 404')],
+)
 def test_weights_at_an_address(load_tool, server, name, problem):
     found = load_tool('check_dataset').find_file_problem(f'{server}/{name}', timeout=5)
     assert found is None if problem is None else problem in found
 
 
-@pytest.mark.parametrize('digest, problem', [
-    ('ba7816bf', None), ('00000000', 'is damaged where it was saved')])
+@pytest.mark.parametrize(
+    'digest, problem', [('ba7816bf', None), ('00000000', 'is damaged where it was saved')]
+)
 def test_weights_that_were_downloaded_before(load_tool, tmp_path, monkeypatch, digest, problem):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     path = tmp_path / 'hub/checkpoints' / f'model-{digest}.pth'
     path.parent.mkdir(parents=True)
     path.write_bytes(b'abc')  # whose SHA-256 begins with ba7816bf
     found = load_tool('check_dataset').find_file_problem(
-        f'https://nowhere.invalid/{path.name}', timeout=1)
+        f'https://nowhere.invalid/{path.name}', timeout=1
+    )
     assert found is None if problem is None else problem in found
 
 

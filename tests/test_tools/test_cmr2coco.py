@@ -1,4 +1,5 @@
 """The command line of tools/cmr2coco.py."""
+
 from __future__ import annotations
 
 import json
@@ -17,14 +18,48 @@ from cmr_files import (
     write_segmentation_patient,
 )
 
-NIFTI = ['nifti', '{root}', '--image', '{patient}/sa_{phase}.nii.gz', '--label',
-         '{patient}/seg_sa_{phase}.nii.gz', '--labels', '1=LV,2=Myo,4=RV']
-CONTOURS = ['dicom', '{root}', '--images', 'dicom/{patient}', '--contours', 'contours/{patient}',
-            '--labels', '1=LV,2=Myo']
-SEG = ['dicom', '{root}', '--images', '{patient}', '--segmentations', '{patient}', '--labels',
-       '1=LV,2=Myo,3=RV']
-PNG = ['png', '{root}', '--image', 'images/{patient}_{slice}.png', '--label',
-       'masks/{patient}_{slice}.png', '--spacing-mm', '1.25', '--labels', '1=LV,2=Myo,4=RV']
+NIFTI = [
+    'nifti',
+    '{root}',
+    '--image',
+    '{patient}/sa_{phase}.nii.gz',
+    '--label',
+    '{patient}/seg_sa_{phase}.nii.gz',
+    '--labels',
+    '1=LV,2=Myo,4=RV',
+]
+CONTOURS = [
+    'dicom',
+    '{root}',
+    '--images',
+    'dicom/{patient}',
+    '--contours',
+    'contours/{patient}',
+    '--labels',
+    '1=LV,2=Myo',
+]
+SEG = [
+    'dicom',
+    '{root}',
+    '--images',
+    '{patient}',
+    '--segmentations',
+    '{patient}',
+    '--labels',
+    '1=LV,2=Myo,3=RV',
+]
+PNG = [
+    'png',
+    '{root}',
+    '--image',
+    'images/{patient}_{slice}.png',
+    '--label',
+    'masks/{patient}_{slice}.png',
+    '--spacing-mm',
+    '1.25',
+    '--labels',
+    '1=LV,2=Myo,4=RV',
+]
 
 
 @pytest.fixture
@@ -57,10 +92,15 @@ def test_nifti(cmr2coco, nifti_source, capsys):
     assert '0 studies converted, 5 were finished before' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('command, write, images', [
-    (CONTOURS, write_contour_patient, 2), (PNG, write_png_patient, 2),
-    (SEG, lambda root, patient: write_segmentation_patient(root, patient), 2)],
-    ids=['contours', 'png', 'seg'])
+@pytest.mark.parametrize(
+    'command, write, images',
+    [
+        (CONTOURS, write_contour_patient, 2),
+        (PNG, write_png_patient, 2),
+        (SEG, lambda root, patient: write_segmentation_patient(root, patient), 2),
+    ],
+    ids=['contours', 'png', 'seg'],
+)
 def test_other_formats(cmr2coco, tmp_path, command, write, images):
     if command is SEG:
         pytest.importorskip('highdicom')
@@ -72,8 +112,10 @@ def test_other_formats(cmr2coco, tmp_path, command, write, images):
 
 def test_default_split_and_pseudonyms(cmr2coco, nifti_source):
     out = cmr2coco(NIFTI)
-    patients = [{image['patient_id'] for image in read_coco(out / f'{name}.json')}
-                for name in ('train', 'val')]
+    patients = [
+        {image['patient_id'] for image in read_coco(out / f'{name}.json')}
+        for name in ('train', 'val')
+    ]
     assert [len(ids) for ids in patients] == [4, 1] and not patients[0] & patients[1]
     assert all(len(name) == 11 and name.startswith('p') for name in patients[0] | patients[1])
     assert not any('source_file' in image for image in read_coco(out / 'train.json'))
@@ -88,28 +130,34 @@ def test_pixels_stay_in_the_source_files(cmr2coco, nifti_source):
     assert not (out / 'images').exists()
 
 
-@pytest.mark.parametrize('command, arguments, message', [
-    (NIFTI, ['--image', '{patient}/nothing.nii.gz', '--label', '{patient}/no.nii.gz'],
-     'no study found: nothing below'),
-    (NIFTI[:-2], [], '--labels says which'),
-    (NIFTI, ['--labels', '1:LV'], 'not VALUE=CLASS'),
-    (NIFTI, ['--pixels', 'none'], '--patient-ids folder'),
-    (NIFTI, ['--window', '99', '1'], 'LOWER < UPPER'),
-    (NIFTI, ['--workers', '0'], 'at least 1'),
-    (NIFTI, ['--folds', '9'], 'there are 5 patients'),
-    (NIFTI, ['--val-patients', 'Z'], 'Z not found; the patients are A, B, C, D, E'),
-    (NIFTI, ['--folds', '2', '--val-fraction', '0.5'], 'not allowed with'),
-    (NIFTI, ['--frames', 'ED'], 'not PHASE=INDEX'),
-    (NIFTI, ['--image', 'sa.nii.gz', '--label', 'seg.nii.gz'], 'no {patient}'),
-    (NIFTI, ['--layout', 'acdc'], 'set by --layout acdc'),
-    (['nifti', '{root}', '--labels', '1=LV'], [], 'needs --image and --label'),
-    (['nifti', '{root}', '--layout', 'mnms'], [], 'has 0 CSV files'),
-    (['nifti', '{root}/nowhere', *NIFTI[2:]], [], 'is no folder'),
-    (PNG, ['--spacing-mm', '-1'], 'no pixel spacing in mm'),
-    (PNG[:-4] + PNG[-2:], [], 'give it with --spacing-mm'),
-    (CONTOURS, ['--labels', '1=LV,4=RV'], 'contours have the labels 1'),
-    (CONTOURS, ['--link', 'missing.csv'], 'needs a header and two columns'),
-])
+@pytest.mark.parametrize(
+    'command, arguments, message',
+    [
+        (
+            NIFTI,
+            ['--image', '{patient}/nothing.nii.gz', '--label', '{patient}/no.nii.gz'],
+            'no study found: nothing below',
+        ),
+        (NIFTI[:-2], [], '--labels says which'),
+        (NIFTI, ['--labels', '1:LV'], 'not VALUE=CLASS'),
+        (NIFTI, ['--pixels', 'none'], '--patient-ids folder'),
+        (NIFTI, ['--window', '99', '1'], 'LOWER < UPPER'),
+        (NIFTI, ['--workers', '0'], 'at least 1'),
+        (NIFTI, ['--folds', '9'], 'there are 5 patients'),
+        (NIFTI, ['--val-patients', 'Z'], 'Z not found; the patients are A, B, C, D, E'),
+        (NIFTI, ['--folds', '2', '--val-fraction', '0.5'], 'not allowed with'),
+        (NIFTI, ['--frames', 'ED'], 'not PHASE=INDEX'),
+        (NIFTI, ['--image', 'sa.nii.gz', '--label', 'seg.nii.gz'], 'no {patient}'),
+        (NIFTI, ['--layout', 'acdc'], 'set by --layout acdc'),
+        (['nifti', '{root}', '--labels', '1=LV'], [], 'needs --image and --label'),
+        (['nifti', '{root}', '--layout', 'mnms'], [], 'has 0 CSV files'),
+        (['nifti', '{root}/nowhere', *NIFTI[2:]], [], 'is no folder'),
+        (PNG, ['--spacing-mm', '-1'], 'no pixel spacing in mm'),
+        (PNG[:-4] + PNG[-2:], [], 'give it with --spacing-mm'),
+        (CONTOURS, ['--labels', '1=LV,4=RV'], 'contours have the labels 1'),
+        (CONTOURS, ['--link', 'missing.csv'], 'needs a header and two columns'),
+    ],
+)
 def test_bad_arguments(cmr2coco, nifti_source, tmp_path, capsys, command, arguments, message):
     with pytest.raises(SystemExit) as caught:
         cmr2coco(command, *arguments)

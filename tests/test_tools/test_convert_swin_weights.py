@@ -20,7 +20,8 @@ def source(tmp_path_factory):
     timm_module = pytest.importorskip('timm.models.swin_transformer')
     torch.manual_seed(0)
     model = timm_module.SwinTransformer(
-        embed_dim=24, depths=ARCH['depths'], num_heads=ARCH['num_heads'], num_classes=5)
+        embed_dim=24, depths=ARCH['depths'], num_heads=ARCH['num_heads'], num_classes=5
+    )
     path = tmp_path_factory.mktemp('source') / 'timm.pth'
     torch.save(model.state_dict(), path)
     return path
@@ -35,7 +36,8 @@ def test_loads_into_backbone(convert, source, tmp_path, capsys):
     missing, unexpected = SwinBackbone(arch=ARCH).load_state_dict(written, strict=False)
     assert unexpected == []
     assert {name.split('.')[-1] for name in missing if not name.startswith('norm')} == {
-        'relative_position_index'}
+        'relative_position_index'
+    }
     output = capsys.readouterr().out
     assert "Swin weights in timm format: 119 of the model's 125 parameters set." in output
     assert 'head.fc.weight' in output and f'wrote {dst}' in output
@@ -61,7 +63,8 @@ def test_keeps_position_embedding(convert, tmp_path):
     source = SwinBackbone(arch=ARCH, use_abs_pos_embed=True, pretrain_img_size=96, window_size=5)
     torch.save(source.state_dict(), tmp_path / 'source.pth')
     written = torch.load(
-        convert([str(tmp_path / 'source.pth'), str(tmp_path / 'swin.pth')]), weights_only=True)
+        convert([str(tmp_path / 'source.pth'), str(tmp_path / 'swin.pth')]), weights_only=True
+    )
     expected = {k: v for k, v in source.state_dict().items() if 'position_index' not in k}
     assert written.keys() == expected.keys()
     assert all(tensor.equal(expected[name]) for name, tensor in written.items())
@@ -78,10 +81,13 @@ def test_refuses_to_overwrite(convert, source, tmp_path, capsys):
     assert len(torch.load(dst, weights_only=True)) == 119
 
 
-@pytest.mark.parametrize('argv, message', [
-    (['--arch', 'tiny'], r"'embed_dims': 24.*'embed_dims': 96"),
-    (['--window-size', '0'], '--window-size is 0: it must be positive'),
-])
+@pytest.mark.parametrize(
+    'argv, message',
+    [
+        (['--arch', 'tiny'], r"'embed_dims': 24.*'embed_dims': 96"),
+        (['--window-size', '0'], '--window-size is 0: it must be positive'),
+    ],
+)
 def test_errors_leave_nothing_behind(convert, source, tmp_path, capsys, argv, message):
     with pytest.raises(SystemExit):
         convert([str(source), str(tmp_path / 'swin.pth'), *argv])
@@ -93,7 +99,8 @@ def test_errors_leave_nothing_behind(convert, source, tmp_path, capsys, argv, me
 def source_v2(tmp_path):
     timm_module = pytest.importorskip('timm.models.swin_transformer_v2')
     model = timm_module.SwinTransformerV2(
-        img_size=64, window_size=4, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+        img_size=64, window_size=4, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)
+    )
     torch.save(model.state_dict(), tmp_path / 'source.pth')
     return tmp_path / 'source.pth'
 

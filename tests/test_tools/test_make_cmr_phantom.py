@@ -49,14 +49,20 @@ def slices(dataset):
 @pytest.fixture
 def patients(phantom):
     """The patients of ``dataset``, drawn anew from its seed."""
-    return {f'patient{index:04d}': phantom.simulate_patient(
-        np.random.default_rng(np.random.SeedSequence(0, spawn_key=(index, ))))
-        for index in range(5)}
+    return {
+        f'patient{index:04d}': phantom.simulate_patient(
+            np.random.default_rng(np.random.SeedSequence(0, spawn_key=(index,)))
+        )
+        for index in range(5)
+    }
 
 
 def read_bytes(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in sorted(folder.rglob('*')) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
 
 
 # ---- the files ----------------------------------------------------------------------------------
@@ -89,8 +95,10 @@ def test_a_patient_is_in_one_split_only(dataset):
     assert sorted(names) == sorted(path.name for path in (dataset / 'images').iterdir())
 
 
-@pytest.mark.parametrize('patients, val_fraction, expected', [
-    (2, 0.25, 1), (3, 0.9, 2), (10, 0.01, 1), (40, 0.25, 10), (40, 0.5, 20)])
+@pytest.mark.parametrize(
+    'patients, val_fraction, expected',
+    [(2, 0.25, 1), (3, 0.9, 2), (10, 0.01, 1), (40, 0.25, 10), (40, 0.5, 20)],
+)
 def test_number_of_held_out_patients(phantom, patients, val_fraction, expected):
     assert phantom.PhantomParameters(patients, val_fraction).num_val() == expected
 
@@ -101,8 +109,9 @@ def test_image_entries(slices):
         assert (entry['width'], entry['height']) == (128, 128)
         assert entry['spacing_mm'] == 1.8
         assert entry['slice_spacing_mm'] == 8
-        assert entry['file_name'] == (f'{entry["patient_id"]}_{entry["phase"]}'
-                                      f'_slice{entry["slice"]:02d}.png')
+        assert entry['file_name'] == (
+            f'{entry["patient_id"]}_{entry["phase"]}_slice{entry["slice"]:02d}.png'
+        )
     assert {entry['phase'] for entry, *_ in slices} == {'ED', 'ES'}
 
 
@@ -116,8 +125,12 @@ def test_boxes_and_areas_are_those_of_the_masks(slices):
             mask = mask_utils.decode(annotation['segmentation'])
             rows, columns = np.nonzero(mask)
             assert annotation['area'] == rows.size >= 20
-            assert annotation['bbox'] == [columns.min(), rows.min(), np.ptp(columns) + 1,
-                                          np.ptp(rows) + 1]
+            assert annotation['bbox'] == [
+                columns.min(),
+                rows.min(),
+                np.ptp(columns) + 1,
+                np.ptp(rows) + 1,
+            ]
             assert annotation['iscrowd'] == 0
 
 
@@ -175,20 +188,26 @@ def test_volumes_follow_the_ejection_fraction(slices, patients):
         ed, es = volumes[patient_id, 'ED'], volumes[patient_id, 'ES']
         assert es < ed
         assert 1 - es / ed == pytest.approx(patient.ejection_fraction, abs=0.05)
-        assert ed == pytest.approx(2 / 3 * math.pi * patient.lv_radius**2 * patient.lv_length,
-                                   rel=0.1)
+        assert ed == pytest.approx(
+            2 / 3 * math.pi * patient.lv_radius**2 * patient.lv_length, rel=0.1
+        )
         assert 0.35 <= patient.ejection_fraction <= 0.70
 
 
 def test_the_wall_thickens_in_systole(phantom, patients):
     for patient in patients.values():
         (_, radius, wall), (height, es_radius, es_wall) = (
-            patient.lv_shape(z, phase) for z, phase in (
+            patient.lv_shape(z, phase)
+            for z, phase in (
                 (patient.lv_length, 'ED'),
-                (patient.lv_length * (1 - 0.25 * patient.ejection_fraction), 'ES')))
+                (patient.lv_length * (1 - 0.25 * patient.ejection_fraction), 'ES'),
+            )
+        )
         assert height == pytest.approx(1) and es_wall > wall and es_radius < radius
         # Incompressible: the cross-section of the wall grows as the long axis shortens.
-        section, es_section = ((r + w)**2 - r**2 for r, w in ((radius, wall), (es_radius, es_wall)))
+        section, es_section = (
+            (r + w) ** 2 - r**2 for r, w in ((radius, wall), (es_radius, es_wall))
+        )
         assert es_section / section == pytest.approx(1 / (1 - 0.25 * patient.ejection_fraction))
 
 
@@ -201,14 +220,14 @@ def test_blood_is_brighter_than_muscle(slices):
             assert image[masks[blood]].mean() > 1.7 * image[masks[MYO]].mean(), entry['file_name']
 
 
-@pytest.mark.parametrize('sigma', [0.01, 3.])
+@pytest.mark.parametrize('sigma', [0.01, 3.0])
 def test_rician_noise_without_signal_is_rayleigh_distributed(phantom, sigma):
     noise = phantom.add_rician_noise(np.zeros((400, 500)), sigma, np.random.default_rng(0))
     assert noise.mean() == pytest.approx(sigma * math.sqrt(math.pi / 2), rel=0.01)
     assert noise.std() == pytest.approx(sigma * math.sqrt(2 - math.pi / 2), rel=0.01)
 
 
-@pytest.mark.parametrize('signal', [-2., 2.])
+@pytest.mark.parametrize('signal', [-2.0, 2.0])
 def test_rician_noise_keeps_the_second_moment(phantom, signal):
     noisy = phantom.add_rician_noise(np.full((400, 500), signal), 0.7, np.random.default_rng(0))
     assert (noisy**2).mean() == pytest.approx(signal**2 + 2 * 0.7**2, rel=0.01)
@@ -218,7 +237,8 @@ def test_noise_in_the_air_of_an_image(phantom, patients):
     patient = replace(patients['patient0000'], noise_sigma=0.025)
     shared = dict(z=patient.lv_length / 2, phase='ED', size=128, spacing_mm=1.8)
     clean, _ = phantom.render_slice(
-        replace(patient, noise_sigma=0.), rng=np.random.default_rng(1), **shared)
+        replace(patient, noise_sigma=0.0), rng=np.random.default_rng(1), **shared
+    )
     noisy, _ = phantom.render_slice(patient, rng=np.random.default_rng(1), **shared)
     air = ndimage.binary_erosion(clean == 0, iterations=4)
     assert air.sum() > 500
@@ -312,19 +332,26 @@ def test_a_full_disk_is_reported(phantom, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--patients', '1'], r'--patients is 1: at least 2'),
-    (['--val-fraction', '0'], r'--val-fraction is 0\.0'),
-    (['--val-fraction', '1'], r'--val-fraction is 1\.0'),
-    (['--seed', '-1'], r'--seed is -1'),
-    (['--size', '63'], r'--size is 63: at least 64 px'),
-    (['--size', '0'], r'--size is 0'),
-    (['--spacing-mm', '-1'], r'--spacing-mm is -1\.0: it must lie in \(0, 3\.6\]'),
-    (['--spacing-mm', '3.7'], r'--spacing-mm is 3\.7'),
-    (['--spacing-mm', 'nan'], r'--spacing-mm is nan'),
-    (['--size', '100', '--spacing-mm', '1.8'], r'field of view of 180 mm; the heart needs 200 mm'),
-    (['--slice-gap-mm', '0'], r'--slice-gap-mm is 0\.0'),
-    (['--slice-gap-mm', '50'], r'--slice-gap-mm is 50\.0')])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--patients', '1'], r'--patients is 1: at least 2'),
+        (['--val-fraction', '0'], r'--val-fraction is 0\.0'),
+        (['--val-fraction', '1'], r'--val-fraction is 1\.0'),
+        (['--seed', '-1'], r'--seed is -1'),
+        (['--size', '63'], r'--size is 63: at least 64 px'),
+        (['--size', '0'], r'--size is 0'),
+        (['--spacing-mm', '-1'], r'--spacing-mm is -1\.0: it must lie in \(0, 3\.6\]'),
+        (['--spacing-mm', '3.7'], r'--spacing-mm is 3\.7'),
+        (['--spacing-mm', 'nan'], r'--spacing-mm is nan'),
+        (
+            ['--size', '100', '--spacing-mm', '1.8'],
+            r'field of view of 180 mm; the heart needs 200 mm',
+        ),
+        (['--slice-gap-mm', '0'], r'--slice-gap-mm is 0\.0'),
+        (['--slice-gap-mm', '50'], r'--slice-gap-mm is 50\.0'),
+    ],
+)
 def test_bad_arguments(phantom, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as error:
         phantom.main(['--out', str(tmp_path / 'data'), *arguments])

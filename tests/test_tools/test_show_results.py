@@ -27,8 +27,16 @@ def encode(mask):
 
 def prediction(image_id=7, category_id=LV, score=0.9, mask=None, **changes):
     mask = box_mask(10, 10, 30, 30) if mask is None else mask
-    return dict(dict(image_id=image_id, category_id=category_id, score=score, bbox=[10, 10, 20, 20],
-                     segmentation=encode(mask)), **changes)
+    return dict(
+        dict(
+            image_id=image_id,
+            category_id=category_id,
+            score=score,
+            bbox=[10, 10, 20, 20],
+            segmentation=encode(mask),
+        ),
+        **changes,
+    )
 
 
 @pytest.fixture
@@ -40,21 +48,45 @@ def case(tmp_path):
         name = f'slice{image_id}.png'
         cv2.imwrite(str(tmp_path / 'images' / name), np.full((40, 48), GREY, np.uint8))
         images.append(dict(id=image_id, file_name=name, width=48, height=40))
-        annotations.append(dict(
-            id=image_id, image_id=image_id, category_id=LV, iscrowd=0, area=400,
-            bbox=[10, 10, 20, 20], segmentation=encode(box_mask(10, 10, 30, 30))))
-    (tmp_path / 'ann.json').write_text(json.dumps(dict(
-        images=images, annotations=annotations,
-        categories=[dict(id=LV, name='LV'), dict(id=MYO, name='Myo')])))
+        annotations.append(
+            dict(
+                id=image_id,
+                image_id=image_id,
+                category_id=LV,
+                iscrowd=0,
+                area=400,
+                bbox=[10, 10, 20, 20],
+                segmentation=encode(box_mask(10, 10, 30, 30)),
+            )
+        )
+    (tmp_path / 'ann.json').write_text(
+        json.dumps(
+            dict(
+                images=images,
+                annotations=annotations,
+                categories=[dict(id=LV, name='LV'), dict(id=MYO, name='Myo')],
+            )
+        )
+    )
     return tmp_path
 
 
 def run(show_results, case, predictions, *more):
     text = predictions if isinstance(predictions, str) else json.dumps(predictions)
     (case / 'pred.segm.json').write_text(text)
-    show_results.main(['--ann', str(case / 'ann.json'), '--img-prefix', str(case / 'images'),
-                       '--pred', str(case / 'pred.segm.json'), '--out', str(case / 'out.png'),
-                       *more])
+    show_results.main(
+        [
+            '--ann',
+            str(case / 'ann.json'),
+            '--img-prefix',
+            str(case / 'images'),
+            '--pred',
+            str(case / 'pred.segm.json'),
+            '--out',
+            str(case / 'out.png'),
+            *more,
+        ]
+    )
     return cv2.imread(str(case / 'out.png'))[..., ::-1]
 
 
@@ -67,7 +99,7 @@ def test_the_sheet_shows_predictions_above_the_threshold(show_results, case):
     high = coloured(run(show_results, case, [prediction(score=0.6)]))
     lowered = coloured(run(show_results, case, [prediction(score=0.4)], '--score-thr', '0.4'))
     # 20 of the 48 columns of a tile 256 px wide.
-    mask_area = (20 * 256 / 48)**2
+    mask_area = (20 * 256 / 48) ** 2
     assert none == low
     assert high - none == pytest.approx(mask_area, rel=0.1)
     assert lowered - none == pytest.approx(mask_area, rel=0.1)
@@ -83,9 +115,15 @@ def test_the_sheet_grows_with_the_images(show_results, case):
 def test_best_prediction_per_class(show_results):
     first, second = box_mask(0, 0, 5, 5), box_mask(5, 5, 9, 9)
     best = show_results.best_predictions(
-        [prediction(score=0.6, mask=first), prediction(score=0.8, mask=second),
-         prediction(score=0.7, mask=first), prediction(category_id=MYO, score=0.5, mask=first),
-         prediction(category_id=3, score=0.49)], score_thr=0.5)
+        [
+            prediction(score=0.6, mask=first),
+            prediction(score=0.8, mask=second),
+            prediction(score=0.7, mask=first),
+            prediction(category_id=MYO, score=0.5, mask=first),
+            prediction(category_id=3, score=0.49),
+        ],
+        score_thr=0.5,
+    )
     assert best.keys() == {LV, MYO}
     assert best[LV][1] == 0.8 and np.array_equal(best[LV][0], second)
     assert best[MYO][1] == 0.5
@@ -95,10 +133,25 @@ def test_instances_of_a_class_are_joined_and_crowds_left_out(show_results, case)
     file = case / 'ann.json'
     content = json.loads(file.read_text())
     content['annotations'] += [
-        dict(id=20, image_id=7, category_id=LV, iscrowd=0, area=25, bbox=[0, 0, 5, 5],
-             segmentation=[[0, 0, 5, 0, 5, 5, 0, 5]]),
-        dict(id=21, image_id=7, category_id=MYO, iscrowd=1, area=25, bbox=[0, 0, 5, 5],
-             segmentation=encode(box_mask(0, 0, 5, 5)))]
+        dict(
+            id=20,
+            image_id=7,
+            category_id=LV,
+            iscrowd=0,
+            area=25,
+            bbox=[0, 0, 5, 5],
+            segmentation=[[0, 0, 5, 0, 5, 5, 0, 5]],
+        ),
+        dict(
+            id=21,
+            image_id=7,
+            category_id=MYO,
+            iscrowd=1,
+            area=25,
+            bbox=[0, 0, 5, 5],
+            segmentation=encode(box_mask(0, 0, 5, 5)),
+        ),
+    ]
     file.write_text(json.dumps(content))
     masks = show_results.true_masks(show_results.load_ground_truth(file), 7)
     assert masks.keys() == {LV}
@@ -116,16 +169,27 @@ def test_choice_of_images(show_results):
     assert any(show_results.choose_images(Coco, 4, seed) != drawn for seed in range(1, 5))
 
 
-@pytest.mark.parametrize('predictions, message', [
-    ([prediction(), prediction(image_id=8)], 'pred.segm.json, entry 1: image_id 8 is not in'),
-    ([prediction(category_id=5)], 'pred.segm.json, entry 0: category_id 5 is not in'),
-    ([dict(image_id=7, category_id=LV, score=1, bbox=[0, 0, 1, 1])],
-     'pred.segm.json, entry 0: no segmentation; give the .segm.json'),
-    ([prediction(mask=box_mask(0, 0, 9, 9, (10, 10)))],
-     'entry 0: the mask is 10x10 px but image_id 7 is 48x40 px'),
-    ([prediction(segmentation=[[0, 0, 5, 0, 5, 5]])], 'entry 0: the segmentation is no run-length'),
-    (dict(annotations=[]), 'pred.segm.json holds a dict, not a list'),
-    ('[{', 'pred.segm.json is not a JSON file')])
+@pytest.mark.parametrize(
+    'predictions, message',
+    [
+        ([prediction(), prediction(image_id=8)], 'pred.segm.json, entry 1: image_id 8 is not in'),
+        ([prediction(category_id=5)], 'pred.segm.json, entry 0: category_id 5 is not in'),
+        (
+            [dict(image_id=7, category_id=LV, score=1, bbox=[0, 0, 1, 1])],
+            'pred.segm.json, entry 0: no segmentation; give the .segm.json',
+        ),
+        (
+            [prediction(mask=box_mask(0, 0, 9, 9, (10, 10)))],
+            'entry 0: the mask is 10x10 px but image_id 7 is 48x40 px',
+        ),
+        (
+            [prediction(segmentation=[[0, 0, 5, 0, 5, 5]])],
+            'entry 0: the segmentation is no run-length',
+        ),
+        (dict(annotations=[]), 'pred.segm.json holds a dict, not a list'),
+        ('[{', 'pred.segm.json is not a JSON file'),
+    ],
+)
 def test_predictions_that_do_not_fit(show_results, case, capsys, predictions, message):
     with pytest.raises(SystemExit) as error:
         run(show_results, case, predictions)
@@ -141,9 +205,13 @@ def test_missing_image(show_results, case, capsys):
     assert 'slice9.png (image_id 9) does not exist: check --img-prefix' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('content, message', [
-    (cv2.imencode('.png', np.zeros((5, 6), np.uint8))[1].tobytes(), 'slice7.png is 6x5 px'),
-    (b'no image', 'slice7.png (image_id 7) cannot be read as an image')])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (cv2.imencode('.png', np.zeros((5, 6), np.uint8))[1].tobytes(), 'slice7.png is 6x5 px'),
+        (b'no image', 'slice7.png (image_id 7) cannot be read as an image'),
+    ],
+)
 def test_unsuitable_image(show_results, case, capsys, content, message):
     (case / 'images' / 'slice7.png').write_bytes(content)
     with pytest.raises(SystemExit):
@@ -151,9 +219,13 @@ def test_unsuitable_image(show_results, case, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('content, message', [
-    ('{"images": [], "annotations": [], "categories": []}', 'ann.json has no images'),
-    ('{"images": [', 'ann.json is not a JSON file')])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('{"images": [], "annotations": [], "categories": []}', 'ann.json has no images'),
+        ('{"images": [', 'ann.json is not a JSON file'),
+    ],
+)
 def test_unsuitable_annotation_file(show_results, case, capsys, content, message):
     (case / 'ann.json').write_text(content)
     with pytest.raises(SystemExit):
@@ -167,9 +239,18 @@ def test_files_that_do_not_exist(show_results, case, capsys):
         (case / 'pred.segm.json').write_text('[]')
         (case / file).unlink()
         with pytest.raises(SystemExit):
-            show_results.main([
-                '--ann', str(case / 'ann.json'), '--img-prefix', str(case / 'images'),
-                '--pred', str(case / 'pred.segm.json'), '--out', str(case / 'out.png')])
+            show_results.main(
+                [
+                    '--ann',
+                    str(case / 'ann.json'),
+                    '--img-prefix',
+                    str(case / 'images'),
+                    '--pred',
+                    str(case / 'pred.segm.json'),
+                    '--out',
+                    str(case / 'out.png'),
+                ]
+            )
         assert file in capsys.readouterr().err
         (case / 'ann.json').write_text(content)
 

@@ -34,7 +34,7 @@ def pixels_of(figure):
 
 def at_pixel_centres(tile):
     """Colours of the image pixels away from their edges, where the outlines run."""
-    return tile[ZOOM // 2::ZOOM, ZOOM // 2::ZOOM]
+    return tile[ZOOM // 2 :: ZOOM, ZOOM // 2 :: ZOOM]
 
 
 def test_the_predicted_mask_is_tinted_in_its_colour_and_nothing_else():
@@ -60,7 +60,8 @@ def along_the_edge(mask, distance):
     """Where the enlarged tile is at most ``distance`` of its pixels off the edge of the mask."""
     enlarged = np.kron(mask, np.ones((ZOOM, ZOOM), np.uint8))
     return ndimage.binary_dilation(enlarged, iterations=distance) & ~ndimage.binary_erosion(
-        enlarged, iterations=distance, border_value=0)
+        enlarged, iterations=distance, border_value=0
+    )
 
 
 def test_the_ground_truth_is_a_dashed_white_outline():
@@ -68,25 +69,29 @@ def test_the_ground_truth_is_a_dashed_white_outline():
     tile = draw(np.zeros((40, 48), np.uint8), {LV: truth}, {}, {LV: '#ff0000'})
     white = tile.min(-1) > 100
     assert not white[~along_the_edge(truth, 4)].any()
-    top_edge = white[10 * ZOOM - 3:10 * ZOOM + 3, 16 * ZOOM:32 * ZOOM].any(0)
+    top_edge = white[10 * ZOOM - 3 : 10 * ZOOM + 3, 16 * ZOOM : 32 * ZOOM].any(0)
     assert 0.3 < top_edge.mean() < 0.95
 
 
 def test_a_prediction_has_an_outline_in_its_colour_closed_at_the_border():
     mask = box_mask(28, 0, 48, 40)  # touches three borders
-    tile = draw(np.zeros((40, 48), np.uint8), {}, {LV: (mask, 1.)}, {LV: '#0000ff'})
+    tile = draw(np.zeros((40, 48), np.uint8), {}, {LV: (mask, 1.0)}, {LV: '#0000ff'})
     outline = tile[..., 2] > 150  # the fill is 0.3 * 255
     assert not outline[~along_the_edge(mask, 4)].any()
-    left = outline[:, 28 * ZOOM - 3:28 * ZOOM + 3].any(1)
-    assert left.all() and outline[0, 30 * ZOOM:-ZOOM].all() and outline[ZOOM:-ZOOM, -1].all()
+    left = outline[:, 28 * ZOOM - 3 : 28 * ZOOM + 3].any(1)
+    assert left.all() and outline[0, 30 * ZOOM : -ZOOM].all() and outline[ZOOM:-ZOOM, -1].all()
 
 
-@pytest.mark.parametrize('other, iou, dice', [
-    (box_mask(10, 10, 30, 30), 1., 1.),
-    (box_mask(20, 10, 40, 30), 1 / 3, 0.5),
-    (box_mask(10, 10, 20, 30), 0.5, 2 / 3),
-    (box_mask(30, 10, 40, 30), 0., 0.),
-    (box_mask(0, 0, 0, 0), 0., 0.)])
+@pytest.mark.parametrize(
+    'other, iou, dice',
+    [
+        (box_mask(10, 10, 30, 30), 1.0, 1.0),
+        (box_mask(20, 10, 40, 30), 1 / 3, 0.5),
+        (box_mask(10, 10, 20, 30), 0.5, 2 / 3),
+        (box_mask(30, 10, 40, 30), 0.0, 0.0),
+        (box_mask(0, 0, 0, 0), 0.0, 0.0),
+    ],
+)
 def test_overlap(other, iou, dice):
     assert overlap(other, box_mask(10, 10, 30, 30)) == pytest.approx((iou, dice))
 
@@ -96,8 +101,12 @@ def test_captions():
     truth = {LV: mask, MYO: mask}
     predictions = {LV: (box_mask(20, 10, 40, 30), 0.876), 3: (mask, 0.5)}
     captions = [describe(category, truth, predictions) for category in (LV, MYO, 3, 4)]
-    assert captions == ['score 0.88  IoU 0.33  Dice 0.50', 'missed',
-                        'score 0.50  not in the ground truth', None]
+    assert captions == [
+        'score 0.88  IoU 0.33  Dice 0.50',
+        'missed',
+        'score 0.50  not in the ground truth',
+        None,
+    ]
 
 
 def test_class_colours_are_distinct():

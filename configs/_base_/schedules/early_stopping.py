@@ -5,4 +5,5 @@ early_stopping = dict(
     monitor='coco/segm_mAP',
     rule='greater',
     min_delta=1e-3,
-    patience=10)
+    patience=10,
+)

@@ -4,6 +4,6 @@
 no_decay = dict(
     constructor='GroupedOptimWrapperConstructor',
     paramwise_cfg=dict(
-        no_decay=[
-            'absolute_pos_embed', 'relative_position_bias_table', 'logit_scale', 'cpb_mlp'
-        ]))
+        no_decay=['absolute_pos_embed', 'relative_position_bias_table', 'logit_scale', 'cpb_mlp']
+    ),
+)

@@ -8,5 +8,6 @@ reduce_on_plateau = [
         factor=1 / 3,
         patience=3,  # that are ignored
         threshold=1e-3,
-        threshold_rule='abs')
+        threshold_rule='abs',
+    )
 ]

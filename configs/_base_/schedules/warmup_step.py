@@ -7,5 +7,6 @@ warmup_step = [
         milestones=(0.6, 0.9),
         gamma=0.1,
         by_epoch=True,
-        convert_to_iter_based=True)
+        convert_to_iter_based=True,
+    )
 ]

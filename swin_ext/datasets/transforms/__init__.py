@@ -1,13 +1,17 @@
-from .cmr_augmentations import (
+from swin_ext.datasets.transforms.cmr_augmentations import (
     CMRRandomBiasField,
     CMRRandomElastic,
     CMRRandomGamma,
     CMRRandomNoise,
     CMRRandomRotate,
 )
-from .load_cmr_image import LoadCMRImage
+from swin_ext.datasets.transforms.load_cmr_image import LoadCMRImage
 
 __all__ = [
-    'CMRRandomBiasField', 'CMRRandomElastic', 'CMRRandomGamma', 'CMRRandomNoise',
-    'CMRRandomRotate', 'LoadCMRImage'
+    'CMRRandomBiasField',
+    'CMRRandomElastic',
+    'CMRRandomGamma',
+    'CMRRandomNoise',
+    'CMRRandomRotate',
+    'LoadCMRImage',
 ]

@@ -4,6 +4,7 @@ They belong between `LoadAnnotations` and `Resize`, where images are small. None
 a rotated or flipped left ventricle is still one. Each draws from NumPy's global generator, which
 MMEngine seeds in every worker, so that a seeded run is repeatable.
 """
+
 from __future__ import annotations
 
 import math
@@ -21,8 +22,9 @@ def import_monai_transforms():
     try:
         import monai.transforms
     except ImportError as error:
-        raise ImportError('The CMR augmentations are computed by MONAI, which is not installed: '
-                          'pip install monai') from error
+        raise ImportError(
+            'The CMR augmentations are computed by MONAI, which is not installed: pip install monai'
+        ) from error
     return monai.transforms
 
 
@@ -90,11 +92,16 @@ class CMRRandomBiasField(RandomIntensity):
         degree: Of the polynomial.
     """
 
-    def __init__(self, coeff_range: tuple[float, float] = (-0.2, 0.2), degree: int = 3,
-                 prob: float = 0.5):
+    def __init__(
+        self, coeff_range: tuple[float, float] = (-0.2, 0.2), degree: int = 3, prob: float = 0.5
+    ):
         check_range(self, 'coeff_range', coeff_range)
-        super().__init__(import_monai_transforms().RandBiasField(
-            degree=degree, coeff_range=tuple(coeff_range), prob=1.), prob)
+        super().__init__(
+            import_monai_transforms().RandBiasField(
+                degree=degree, coeff_range=tuple(coeff_range), prob=1.0
+            ),
+            prob,
+        )
 
 
 @TRANSFORMS.register_module()
@@ -110,10 +117,12 @@ class CMRRandomNoise(RandomIntensity):
         check_range(self, 'max_std', (0, max_std))
         kinds = dict(rician='RandRicianNoise', gaussian='RandGaussianNoise')
         if distribution not in kinds:
-            raise ValueError(f'CMRRandomNoise: distribution={distribution!r} must be one of '
-                             f'{list(kinds)}.')
-        super().__init__(getattr(import_monai_transforms(), kinds[distribution])(
-            std=max_std, prob=1.), prob)
+            raise ValueError(
+                f'CMRRandomNoise: distribution={distribution!r} must be one of {list(kinds)}.'
+            )
+        super().__init__(
+            getattr(import_monai_transforms(), kinds[distribution])(std=max_std, prob=1.0), prob
+        )
 
 
 @TRANSFORMS.register_module()
@@ -126,8 +135,9 @@ class CMRRandomGamma(RandomIntensity):
 
     def __init__(self, gamma_range: tuple[float, float] = (0.7, 1.5), prob: float = 0.5):
         check_range(self, 'gamma_range', gamma_range, lowest=0)
-        super().__init__(import_monai_transforms().RandAdjustContrast(
-            gamma=tuple(gamma_range), prob=1.), prob)
+        super().__init__(
+            import_monai_transforms().RandAdjustContrast(gamma=tuple(gamma_range), prob=1.0), prob
+        )
 
 
 class RandomSpatial(RandomMonaiTransform):
@@ -143,12 +153,16 @@ class RandomSpatial(RandomMonaiTransform):
 
     def change(self, results: dict) -> None:
         image, masks = results['img'], results.get('gt_masks')
-        if masks is None and 'gt_bboxes' in results or not isinstance(
-                masks, (BitmapMasks, type(None))):
+        if (
+            masks is None
+            and 'gt_bboxes' in results
+            or not isinstance(masks, (BitmapMasks, type(None)))
+        ):
             raise TypeError(
                 f'{type(self).__name__} needs bitmap masks to move, but gt_masks is '
                 f'{type(masks).__name__}: put LoadAnnotations(with_mask=True, poly2mask=True) '
-                'before it.')
+                'before it.'
+            )
         planes = np.moveaxis(np.atleast_3d(image), -1, 0).astype(np.float32)
         channels = len(planes)
         if masks is not None:
@@ -170,8 +184,9 @@ class RandomSpatial(RandomMonaiTransform):
                 results[key] = results[key][remaining]
         if 'gt_bboxes' in results:
             boxes = results['gt_masks'].get_bboxes('hbox')
-            results['gt_bboxes'] = boxes.numpy() \
-                if isinstance(results['gt_bboxes'], np.ndarray) else boxes
+            results['gt_bboxes'] = (
+                boxes.numpy() if isinstance(results['gt_bboxes'], np.ndarray) else boxes
+            )
 
 
 @TRANSFORMS.register_module()
@@ -182,11 +197,18 @@ class CMRRandomRotate(RandomSpatial):
         angle_range: The angle is drawn from it, in degrees, clockwise.
     """
 
-    def __init__(self, angle_range: tuple[float, float] = (-30., 30.), prob: float = 0.5):
+    def __init__(self, angle_range: tuple[float, float] = (-30.0, 30.0), prob: float = 0.5):
         check_range(self, 'angle_range', angle_range)
-        super().__init__(import_monai_transforms().RandRotate(
-            range_x=tuple(math.radians(angle) for angle in angle_range), prob=1., keep_size=True,
-            mode='bilinear', padding_mode='zeros'), prob)
+        super().__init__(
+            import_monai_transforms().RandRotate(
+                range_x=tuple(math.radians(angle) for angle in angle_range),
+                prob=1.0,
+                keep_size=True,
+                mode='bilinear',
+                padding_mode='zeros',
+            ),
+            prob,
+        )
 
 
 @TRANSFORMS.register_module()
@@ -205,7 +227,8 @@ class CMRRandomElastic(RandomSpatial):
         if not 0 < max_shift * control_points <= 1 / 3:
             raise ValueError(
                 f'CMRRandomElastic: max_shift={max_shift} times control_points={control_points} '
-                'must lie above 0 and be at most 1/3, or neighbouring points could change places.')
+                'must lie above 0 and be at most 1/3, or neighbouring points could change places.'
+            )
         super().__init__(import_monai_transforms().RandSmoothDeform, prob)
         self.max_shift = max_shift
         self.control_points = control_points
@@ -213,13 +236,23 @@ class CMRRandomElastic(RandomSpatial):
     def make_monai_transform(self, size: tuple[int, int]):
         # A grid from -1 to 1 with aligned corners is the identity where nothing shifts.
         return self.monai_transform(
-            spatial_size=size, rand_size=(self.control_points, ) * 2, pad=1, prob=1.,
-            field_mode='bicubic', align_corners=True, def_range=2 * self.max_shift,
-            grid_mode='bilinear', grid_padding_mode='zeros', grid_align_corners=True)
+            spatial_size=size,
+            rand_size=(self.control_points,) * 2,
+            pad=1,
+            prob=1.0,
+            field_mode='bicubic',
+            align_corners=True,
+            def_range=2 * self.max_shift,
+            grid_mode='bilinear',
+            grid_padding_mode='zeros',
+            grid_align_corners=True,
+        )
 
 
 def check_range(owner, name: str, limits: tuple[float, float], lowest: float = -math.inf) -> None:
     """Raise ValueError unless `limits` are two rising numbers from `lowest` on."""
     if len(limits) != 2 or not lowest <= limits[0] <= limits[1] < math.inf:
-        raise ValueError(f'{type(owner).__name__}: {name}={limits} must be two rising numbers' +
-                         (f' from {lowest} on.' if lowest > -math.inf else '.'))
+        raise ValueError(
+            f'{type(owner).__name__}: {name}={limits} must be two rising numbers'
+            + (f' from {lowest} on.' if lowest > -math.inf else '.')
+        )

@@ -1,4 +1,5 @@
 """Loads a cardiac MR image of any file format as the three channels that detectors expect."""
+
 from __future__ import annotations
 
 import mmcv
@@ -7,7 +8,13 @@ from mmcv.transforms import BaseTransform
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import TRANSFORMS
 
-from ..cmr_image_io import ImageFile, ImageReadError, apply_window, open_image, window_limits
+from swin_ext.images.reading import (
+    ImageFile,
+    ImageReadError,
+    apply_window,
+    open_image,
+    window_limits,
+)
 
 WINDOWS = (None, 'slice', 'study')
 CHANNELS = ('repeat', 'slices', 'frames')
@@ -43,17 +50,23 @@ class LoadCMRImage(BaseTransform):
         ImageReadError, FileNotFoundError, ImportError: As `read_frame`.
     """
 
-    def __init__(self, window: str | None = None, percentiles: tuple[float, float] = (1., 99.),
-                 channels: str = 'repeat', to_float32: bool = False,
-                 backend_args: dict | None = None):
+    def __init__(
+        self,
+        window: str | None = None,
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        channels: str = 'repeat',
+        to_float32: bool = False,
+        backend_args: dict | None = None,
+    ):
         if window not in WINDOWS:
             raise ValueError(f'LoadCMRImage: window={window!r} must be one of {WINDOWS}.')
         if channels not in CHANNELS:
             raise ValueError(f'LoadCMRImage: channels={channels!r} must be one of {CHANNELS}.')
         lower, upper = percentiles
         if not 0 <= lower < upper <= 100:
-            raise ValueError(f'LoadCMRImage: percentiles={percentiles} must be two rising numbers '
-                             'from 0 to 100.')
+            raise ValueError(
+                f'LoadCMRImage: percentiles={percentiles} must be two rising numbers from 0 to 100.'
+            )
         self.window = window
         self.percentiles = tuple(percentiles)
         self.channels = channels
@@ -81,8 +94,11 @@ class LoadCMRImage(BaseTransform):
         if self.channels != 'repeat' or not path.lower().endswith('.png'):
             return None
         data = self._backend(path).get(path)
-        image = mmcv.imfrombytes(data, flag='color', backend='cv2') \
-            if data[PNG_8_BIT] == b'\x08' else None
+        image = (
+            mmcv.imfrombytes(data, flag='color', backend='cv2')
+            if data[PNG_8_BIT] == b'\x08'
+            else None
+        )
         return image if image is None or not self.to_float32 else image.astype(np.float32)
 
     def _load(self, results: dict) -> np.ndarray:
@@ -101,7 +117,8 @@ class LoadCMRImage(BaseTransform):
             if planes[reference].shape != planes[references[0]].shape:
                 raise ImageReadError(
                     f'{path} has shape {planes[reference].shape}, but {references[0][0]}, which '
-                    f'is shown with it, {planes[references[0]].shape}.')
+                    f'is shown with it, {planes[references[0]].shape}.'
+                )
         image = np.stack([planes[reference] for reference in references], axis=-1)
         return image if self.to_float32 else np.rint(image).astype(np.uint8)
 
@@ -119,7 +136,8 @@ class LoadCMRImage(BaseTransform):
             raise ValueError(
                 f"{path}: channels='{self.channels}' needs a file with several {self.channels}, or "
                 f'patient_id and a whole number "{position}" in the image\'s entry in the COCO '
-                'file, read by CMRDataset.')
+                'file, read by CMRDataset.'
+            )
         number, others = results[position], dict(results[series])
         return [others.get(number + step, here) if step else here for step in (-1, 0, 1)]
 
@@ -133,35 +151,49 @@ class LoadCMRImage(BaseTransform):
         if not file.is_display:
             raise ValueError(
                 f'{file.name} has values from {image.min():g} to {image.max():g}, which are no '
-                "8-bit grey levels. Set window='slice' or window='study' of LoadCMRImage.")
+                "8-bit grey levels. Set window='slice' or window='study' of LoadCMRImage."
+            )
         return image
 
-    def _limits_of_study(self, file: ImageFile, reference: tuple,
-                         results: dict) -> tuple[float, float]:
+    def _limits_of_study(
+        self, file: ImageFile, reference: tuple, results: dict
+    ) -> tuple[float, float]:
         path, _, t = reference
         if file.num_slices > 1:
             key = (path, t)
         elif 'stack' in results:
             key = results['stack'][0][1]
         else:
-            raise ValueError(f"{path}: window='study' needs a file with several slices, or "
-                             'patient_id and a whole number "slice" in the image\'s entry in the '
-                             'COCO file, read by CMRDataset.')
+            raise ValueError(
+                f"{path}: window='study' needs a file with several slices, or "
+                'patient_id and a whole number "slice" in the image\'s entry in the '
+                'COCO file, read by CMRDataset.'
+            )
         if key not in self._study_limits:
-            pixels = file.stack(t) if file.num_slices > 1 else np.concatenate(
-                [self._open(p).frame(*indices).ravel() for _, (p, *indices) in results['stack']])
+            pixels = (
+                file.stack(t)
+                if file.num_slices > 1
+                else np.concatenate(
+                    [self._open(p).frame(*indices).ravel() for _, (p, *indices) in results['stack']]
+                )
+            )
             self._study_limits[key] = window_limits(pixels, *self.percentiles)
         return self._study_limits[key]
 
     def _open(self, path: str) -> ImageFile:
         backend = self._backend(path)
-        return open_image(path) if isinstance(backend, LocalBackend) \
+        return (
+            open_image(path)
+            if isinstance(backend, LocalBackend)
             else open_image(backend.get(path), name=path)
+        )
 
     def _backend(self, path: str):
         return get_file_backend(path, backend_args=self.backend_args, enable_singleton=True)
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(window={self.window!r}, percentiles={self.percentiles}, '
-                f'channels={self.channels!r}, to_float32={self.to_float32}, '
-                f'backend_args={self.backend_args})')
+        return (
+            f'{type(self).__name__}(window={self.window!r}, percentiles={self.percentiles}, '
+            f'channels={self.channels!r}, to_float32={self.to_float32}, '
+            f'backend_args={self.backend_args})'
+        )

@@ -1,15 +1,15 @@
-from .adapt_checkpoint_hook import AdaptCheckpointHook
-from .atomic_checkpoint_hook import AtomicCheckpointHook
-from .backbone_freeze_hook import BackboneFreezeHook
-from .best_checkpoint_hook import BestCheckpointHook
-from .class_check_hook import ClassCheckHook
-from .early_stopping_hook import ResumableEarlyStoppingHook
-from .gpu_stats_hook import GPUStatsHook
-from .history_hook import HistoryHook
-from .nonfinite_loss_hook import NonFiniteLossHook
-from .progress_bar_hook import ProgressBarHook
-from .results_table_hook import ResultsTableHook
-from .sample_predictions_hook import SamplePredictionsHook
+from swin_ext.engine.hooks.adapt_checkpoint_hook import AdaptCheckpointHook
+from swin_ext.engine.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
+from swin_ext.engine.hooks.backbone_freeze_hook import BackboneFreezeHook
+from swin_ext.engine.hooks.best_checkpoint_hook import BestCheckpointHook
+from swin_ext.engine.hooks.class_check_hook import ClassCheckHook
+from swin_ext.engine.hooks.early_stopping_hook import ResumableEarlyStoppingHook
+from swin_ext.engine.hooks.gpu_stats_hook import GPUStatsHook
+from swin_ext.engine.hooks.history_hook import HistoryHook
+from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossHook
+from swin_ext.engine.hooks.progress_bar_hook import ProgressBarHook
+from swin_ext.engine.hooks.results_table_hook import ResultsTableHook
+from swin_ext.engine.hooks.sample_predictions_hook import SamplePredictionsHook
 
 __all__ = [
     'AdaptCheckpointHook',

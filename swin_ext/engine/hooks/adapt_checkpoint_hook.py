@@ -1,4 +1,5 @@
 """Lets `load_from` take Swin detectors of any origin and of other classes."""
+
 from __future__ import annotations
 
 from mmengine.dist import broadcast
@@ -9,15 +10,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
+from swin_ext.engine.hooks.class_check_hook import checkpoint_classes
 from swin_ext.models.swin import SwinBackbone
-from swin_ext.models.swin_weights import (
+from swin_ext.models.weights.swin import (
     SwinWeightsError,
     convert_swin_state_dict,
     match_to_model,
     remap_class_layers,
 )
-
-from .class_check_hook import checkpoint_classes
 
 
 @HOOKS.register_module()
@@ -40,12 +40,14 @@ class AdaptCheckpointHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if isinstance(getattr(model, 'backbone', None), SwinBackbone):
             checkpoint['state_dict'] = convert_detector(
-                checkpoint['state_dict'], model.backbone, runner.logger)
+                checkpoint['state_dict'], model.backbone, runner.logger
+            )
         source = checkpoint_classes(checkpoint)
         target = runner.train_loop.dataloader.dataset.metainfo.get('classes')
         if source and target and source != list(target):
             checkpoint['state_dict'] = remap_heads(
-                checkpoint['state_dict'], source, list(target), runner.logger)
+                checkpoint['state_dict'], source, list(target), runner.logger
+            )
 
 
 def convert_detector(state_dict: dict, backbone: SwinBackbone, logger) -> dict:
@@ -74,5 +76,7 @@ def remap_heads(state_dict: dict, source: list[str], target: list[str], logger) 
     print_log(
         f'Class-dependent layers: {len(remapped.copied)} classes kept {remapped.copied}, '
         f'{len(remapped.fresh)} re-initialised {remapped.fresh}, {len(remapped.dropped)} of the '
-        'checkpoint not used.', logger)
+        'checkpoint not used.',
+        logger,
+    )
     return remapped.state_dict

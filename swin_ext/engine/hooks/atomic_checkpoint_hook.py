@@ -1,4 +1,5 @@
 """Saves periodically, and deletes no checkpoint before a newer one is whole."""
+
 from __future__ import annotations
 
 import os
@@ -8,7 +9,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoint_writer import remove_unfinished, require_writer, write_last_checkpoint
+from swin_ext.checkpoint.writer import remove_unfinished, write_last_checkpoint
+from swin_ext.engine.runner import require_writer
 
 
 @HOOKS.register_module()
@@ -32,7 +34,8 @@ class AtomicCheckpointHook(CheckpointHook):
             raise ValueError(
                 'AtomicCheckpointHook saves periodically alone. Instead of '
                 f'save_best={kwargs["save_best"]!r}, add '
-                f"dict(type='BestCheckpointHook', metric={kwargs['save_best']!r}) to custom_hooks.")
+                f"dict(type='BestCheckpointHook', metric={kwargs['save_best']!r}) to custom_hooks."
+            )
         super().__init__(**kwargs)
 
     def before_train(self, runner: Runner) -> None:
@@ -53,7 +56,7 @@ class AtomicCheckpointHook(CheckpointHook):
         outdated = []
         if self.max_keep_ckpts > 0:
             steps = [kept for kept in self.keep_ckpt_ids if kept != step] + [step]
-            outdated = steps[:-self.max_keep_ckpts]
+            outdated = steps[: -self.max_keep_ckpts]
             self.keep_ckpt_ids.clear()
             self.keep_ckpt_ids.extend(steps)  # drops what is outdated
             # The checkpoint still lists it, and `before_train` of a resumed run deletes it, should
@@ -63,9 +66,16 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
-            self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-            backend_args=self.backend_args, **self.args)
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if is_main_process():
             writer = runner.checkpoint_writer
             writer.then(write_last_checkpoint, runner.work_dir, self.last_ckpt)

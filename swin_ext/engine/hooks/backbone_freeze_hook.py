@@ -1,4 +1,5 @@
 """Freezes parts of a model, and thaws them on a schedule."""
+
 from __future__ import annotations
 
 import difflib
@@ -78,9 +79,11 @@ class BackboneFreezeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError('BackboneFreezeHook: by_epoch=True needs a train loop that counts '
-                             f'epochs, but train_cfg.type is {type(runner.train_loop).__name__}. '
-                             'Give `at` in iterations and set by_epoch=False.')
+            raise ValueError(
+                'BackboneFreezeHook: by_epoch=True needs a train loop that counts '
+                f'epochs, but train_cfg.type is {type(runner.train_loop).__name__}. '
+                'Give `at` in iterations and set by_epoch=False.'
+            )
         self._resolve(runner.model)
         self._check_optimizer(runner)
         length = runner.max_epochs if self.by_epoch else runner.max_iters
@@ -88,7 +91,8 @@ class BackboneFreezeHook(Hook):
             if entry['at'] >= length:
                 runner.logger.warning(
                     f'BackboneFreezeHook: {entry} never takes effect, for training ends at '
-                    f'{"epoch" if self.by_epoch else "iteration"} {length}.')
+                    f'{"epoch" if self.by_epoch else "iteration"} {length}.'
+                )
         self._apply(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -111,31 +115,39 @@ class BackboneFreezeHook(Hook):
         if self._frozen is not None:
             return
         if is_model_wrapper(model) and not isinstance(model, MMDistributedDataParallel):
-            raise TypeError('BackboneFreezeHook: the model must be wrapped in an '
-                            'MMDistributedDataParallel, which is built anew at each change, but '
-                            f'model_wrapper_cfg.type is {type(model).__name__}.')
+            raise TypeError(
+                'BackboneFreezeHook: the model must be wrapped in an '
+                'MMDistributedDataParallel, which is built anew at each change, but '
+                f'model_wrapper_cfg.type is {type(model).__name__}.'
+            )
         model = unwrap(model)
         find = frozen_by_stages if 'frozen_stages' in self.schedule[0] else frozen_by_patterns
         frozen = find(model, self.schedule)
         self._learners = {name for name, p in model.named_parameters() if p.requires_grad}
         for entry, names in zip(self.schedule, frozen):
             if self._learners <= names:
-                raise ValueError(f'BackboneFreezeHook: {entry} freezes all parameters of the '
-                                 'model and leaves nothing to train.')
+                raise ValueError(
+                    f'BackboneFreezeHook: {entry} freezes all parameters of the '
+                    'model and leaves nothing to train.'
+                )
         self._frozen = frozen
 
     def _check_optimizer(self, runner) -> None:
         groups = runner.optim_wrapper.optimizer.param_groups
         optimized = {id(parameter) for group in groups for parameter in group['params']}
         to_train = self._learners - set.intersection(*self._frozen)
-        missing = [name for name, parameter in unwrap(runner.model).named_parameters()
-                   if name in to_train and id(parameter) not in optimized]
+        missing = [
+            name
+            for name, parameter in unwrap(runner.model).named_parameters()
+            if name in to_train and id(parameter) not in optimized
+        ]
         if missing:
             raise ValueError(
                 f'BackboneFreezeHook: {len(missing)} parameters that are to be trained are not in '
                 f'the optimizer, e.g. {", ".join(missing[:NUM_LISTED])}: the config of the model '
                 "had frozen them when it was built. Set runner_type='SwinExtRunner' in the config, "
-                'or frozen_stages=-1 in that of the model.')
+                'or frozen_stages=-1 in that of the model.'
+            )
 
     def _apply(self, runner) -> None:
         """Freeze and thaw as the schedule says for now."""
@@ -161,8 +173,10 @@ class BackboneFreezeHook(Hook):
             counts[parameter.requires_grad] += parameter.numel()
         what = ', '.join(f'{key}={value}' for key, value in entry.items() if key != 'at')
         now = f'epoch {runner.epoch}' if self.by_epoch else f'iteration {runner.iter}'
-        runner.logger.info(f'BackboneFreezeHook: {what} from {now} on: {counts[True]:,} parameters '
-                           f'trainable, {counts[False]:,} frozen.')
+        runner.logger.info(
+            f'BackboneFreezeHook: {what} from {now} on: {counts[True]:,} parameters '
+            f'trainable, {counts[False]:,} frozen.'
+        )
 
     def _keep_in_eval(self, modules: list[nn.Module]) -> None:
         # Train loops call model.train() at any time: each epoch, iteration, or after validation.
@@ -188,30 +202,44 @@ def check_schedule(schedule: list[dict]) -> None:
         ValueError: With the entry that is wrong.
     """
     if not isinstance(schedule, (list, tuple)) or not schedule:
-        raise ValueError('BackboneFreezeHook: schedule must be a list of dicts like dict(at=0, '
-                         f'frozen_stages=2), but is {schedule!r}.')
+        raise ValueError(
+            'BackboneFreezeHook: schedule must be a list of dicts like dict(at=0, '
+            f'frozen_stages=2), but is {schedule!r}.'
+        )
     for entry in schedule:
         keys = set(entry) if isinstance(entry, dict) else None
         if keys not in ({'at', 'frozen_stages'}, {'at', 'patterns'}):
-            raise ValueError('BackboneFreezeHook: an entry of the schedule must have the keys at '
-                             f'and either frozen_stages or patterns, but is {entry!r}.')
+            raise ValueError(
+                'BackboneFreezeHook: an entry of the schedule must have the keys at '
+                f'and either frozen_stages or patterns, but is {entry!r}.'
+            )
         if keys != set(schedule[0]):
-            raise ValueError('BackboneFreezeHook: the schedule must say what is frozen in one way, '
-                             f'but has {schedule[0]!r} and {entry!r}.')
+            raise ValueError(
+                'BackboneFreezeHook: the schedule must say what is frozen in one way, '
+                f'but has {schedule[0]!r} and {entry!r}.'
+            )
         if not isinstance(entry['at'], int) or entry['at'] < 0:
-            raise ValueError('BackboneFreezeHook: at must be a number of iterations or epochs, 0 '
-                             f'or more, but the schedule has {entry!r}.')
+            raise ValueError(
+                'BackboneFreezeHook: at must be a number of iterations or epochs, 0 '
+                f'or more, but the schedule has {entry!r}.'
+            )
         patterns = entry.get('patterns', [])
         if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-            raise ValueError('BackboneFreezeHook: patterns must be a list of strings, but the '
-                             f'schedule has {entry!r}.')
+            raise ValueError(
+                'BackboneFreezeHook: patterns must be a list of strings, but the '
+                f'schedule has {entry!r}.'
+            )
     if schedule[0]['at'] != 0:
-        raise ValueError('BackboneFreezeHook: the schedule must begin with at=0, but begins with '
-                         f'{schedule[0]!r}.')
+        raise ValueError(
+            'BackboneFreezeHook: the schedule must begin with at=0, but begins with '
+            f'{schedule[0]!r}.'
+        )
     for before, after in zip(schedule, schedule[1:]):
         if before['at'] >= after['at']:
-            raise ValueError('BackboneFreezeHook: at must rise along the schedule, but '
-                             f'{after!r} follows {before!r}.')
+            raise ValueError(
+                'BackboneFreezeHook: at must rise along the schedule, but '
+                f'{after!r} follows {before!r}.'
+            )
 
 
 def frozen_by_stages(model: nn.Module, schedule: list[dict]) -> list[set[str]]:
@@ -225,12 +253,18 @@ def frozen_by_stages(model: nn.Module, schedule: list[dict]) -> list[set[str]]:
         raise ValueError(
             'BackboneFreezeHook: frozen_stages needs model.backbone to be a SwinBackbone, but it '
             f'is a {type(backbone).__name__}. Give parameter names instead, e.g. '
-            "patterns=['backbone.layer1.*'].")
+            "patterns=['backbone.layer1.*']."
+        )
     frozen = []
     for entry in schedule:
         backbone.set_frozen_stages(entry['frozen_stages'])
-        frozen.append({f'backbone.{name}' for name, parameter in backbone.named_parameters()
-                       if not parameter.requires_grad})
+        frozen.append(
+            {
+                f'backbone.{name}'
+                for name, parameter in backbone.named_parameters()
+                if not parameter.requires_grad
+            }
+        )
     backbone.set_frozen_stages(-1)
     return frozen
 
@@ -247,7 +281,8 @@ def frozen_by_patterns(model: nn.Module, schedule: list[dict]) -> list[set[str]]
             raise ValueError(
                 f'BackboneFreezeHook: {name} ({type(module).__name__}) has frozen_stages='
                 f'{module.frozen_stages}. Set it to -1 in the config of the model: the patterns '
-                'must name all that is frozen.')
+                'must name all that is frozen.'
+            )
     names = [name for name, _ in model.named_parameters()]
     frozen = []
     for entry in schedule:
@@ -255,8 +290,10 @@ def frozen_by_patterns(model: nn.Module, schedule: list[dict]) -> list[set[str]]
         for pattern in entry['patterns']:
             matched = fnmatch.filter(names, pattern)
             if not matched:
-                raise ValueError(f'BackboneFreezeHook: the pattern {pattern!r} matches no '
-                                 f'parameter. {nearest(pattern, names)}')
+                raise ValueError(
+                    f'BackboneFreezeHook: the pattern {pattern!r} matches no '
+                    f'parameter. {nearest(pattern, names)}'
+                )
             frozen[-1].update(matched)
     return frozen
 

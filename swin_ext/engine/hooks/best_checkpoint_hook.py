@@ -1,4 +1,5 @@
 """Keeps the best checkpoints of a training, and makes a file for inference of the best one."""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,8 +17,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoint_writer import LAST_CHECKPOINT, replacing, require_writer, write_last_checkpoint
-from ..safe_checkpoint import CheckpointError, load_checkpoint_file
+from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
+from swin_ext.checkpoint.writer import LAST_CHECKPOINT, replacing, write_last_checkpoint
+from swin_ext.engine.runner import require_writer
 
 # Parts of a metric's name that tell which values are better.
 GREATER = (*CheckpointHook._default_greater_keys, 'dice', 'iou')
@@ -67,15 +69,17 @@ class BestCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         require_writer(runner, self)
         if runner.val_loop is None:
-            raise ValueError('BestCheckpointHook needs a validation: set val_dataloader, '
-                             'val_evaluator and val_cfg, or remove the hook.')
+            raise ValueError(
+                'BestCheckpointHook needs a validation: set val_dataloader, '
+                'val_evaluator and val_cfg, or remove the hook.'
+            )
         names = names_of_figures(runner.val_loop.evaluator)
         if names is not None:
             self._check_name(names)
         self._work_dir = Path(runner.work_dir)
         restored = [self._restored(runner)] if is_main_process() else [None]
         broadcast_object_list(restored)
-        self._ranking, self._outdated = restored[0][:self.top_k], restored[0][self.top_k:]
+        self._ranking, self._outdated = restored[0][: self.top_k], restored[0][self.top_k :]
         if self._ranking:
             runner.logger.info(f'Best checkpoint so far: {self._described(self._ranking[0])}.')
         self._store(runner)
@@ -90,26 +94,34 @@ class BestCheckpointHook(Hook):
             self._check_name(metrics)
         score = metrics.get(self.metric)
         if score is None or not math.isfinite(score):
-            runner.logger.warning(f'{self.metric} is {score} at iteration {runner.iter}, which is '
-                                  'never the best.')
+            runner.logger.warning(
+                f'{self.metric} is {score} at iteration {runner.iter}, which is never the best.'
+            )
             return
         name = f'best_{self._file_name}_iter_{runner.iter}.pth'
         new = dict(file=name, score=float(score), iter=runner.iter)
         # A file of this name is there if a resumed run comes to this iteration again.
         ranking = self._sorted(self._ranking + [new])
-        ranking = [entry for i, entry in enumerate(ranking)
-                   if entry['file'] not in [better['file'] for better in ranking[:i]]]
-        if not any(entry is new for entry in ranking[:self.top_k]):
+        ranking = [
+            entry
+            for i, entry in enumerate(ranking)
+            if entry['file'] not in [better['file'] for better in ranking[:i]]
+        ]
+        if not any(entry is new for entry in ranking[: self.top_k]):
             return
         own = [path.name for path in self._own_files()]
-        self._outdated = [entry for entry in self._outdated + ranking[self.top_k:]
-                          if entry['file'] in own and entry['file'] != name]
-        self._ranking = ranking[:self.top_k]
+        self._outdated = [
+            entry
+            for entry in self._outdated + ranking[self.top_k :]
+            if entry['file'] in own and entry['file'] != name
+        ]
+        self._ranking = ranking[: self.top_k]
         self._store(runner)
         path = str(self._work_dir / name)
         runner.message_hub.update_info('last_ckpt', path)
         runner.save_checkpoint(
-            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False)
+            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False
+        )
         if is_main_process():
             runner.checkpoint_writer.then(write_last_checkpoint, runner.work_dir, path)
             runner.checkpoint_writer.then(self._remove, list(self._outdated))
@@ -122,12 +134,15 @@ class BestCheckpointHook(Hook):
         runner.checkpoint_writer.flush()
         if not self._ranking:
             runner.logger.warning(
-                f'No validation had a finite {self.metric}: there is no best checkpoint.')
+                f'No validation had a finite {self.metric}: there is no best checkpoint.'
+            )
         else:
             path = write_inference_file(
-                self._work_dir / self._ranking[0]['file'], self._work_dir,
+                self._work_dir / self._ranking[0]['file'],
+                self._work_dir,
                 f'inference_{self._file_name}_iter_{self._ranking[0]["iter"]}',
-                {self.metric: self._ranking[0]['score']})
+                {self.metric: self._ranking[0]['score']},
+            )
             runner.logger.info(f'For inference: {path} ({path.stat().st_size / 2**20:.1f} MiB).')
 
     def after_run(self, runner: Runner) -> None:
@@ -137,7 +152,8 @@ class BestCheckpointHook(Hook):
         if self.metric not in names:
             raise ValueError(
                 f"BestCheckpointHook(metric='{self.metric}'): the validation has no such figure. "
-                f'Choose one of {sorted(names)}.')
+                f'Choose one of {sorted(names)}.'
+            )
 
     def _sorted(self, entries: list[dict]) -> list[dict]:
         """Best first; of equal ones the earlier first."""
@@ -145,8 +161,7 @@ class BestCheckpointHook(Hook):
         return sorted(entries, key=lambda entry: (sign * entry['score'], entry['iter']))
 
     def _described(self, entry: dict) -> str:
-        return (f'{self.metric} {entry["score"]:.4f} at iteration {entry["iter"]}, '
-                f'{entry["file"]}')
+        return f'{self.metric} {entry["score"]:.4f} at iteration {entry["iter"]}, {entry["file"]}'
 
     def _store(self, runner: Runner) -> None:
         # Those to be deleted are listed, too: should this run be killed before they are, the one
@@ -161,7 +176,8 @@ class BestCheckpointHook(Hook):
             if beside:
                 runner.logger.warning(
                     f'{self._work_dir} has best checkpoints of an earlier training, which are '
-                    f'left: {sorted(beside)}. best_*.pth will stand for these, too.')
+                    f'left: {sorted(beside)}. best_*.pth will stand for these, too.'
+                )
             return []
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(resumed)))
         is_own = os.path.realpath(folder) == os.path.realpath(self._work_dir)
@@ -177,7 +193,8 @@ class BestCheckpointHook(Hook):
             elif i < self.top_k:  # those behind were deleted on purpose
                 runner.logger.warning(
                     f'{entry["file"]} is gone and no longer counts as the best: '
-                    f'{self.metric} {entry["score"]:.4f}.')
+                    f'{self.metric} {entry["score"]:.4f}.'
+                )
         for name in sorted(beside) if is_own else []:
             # Written after the checkpoint that was resumed.
             entries += self._read_entry(runner, name)
@@ -206,7 +223,8 @@ class BestCheckpointHook(Hook):
 
 
 def write_inference_file(
-        checkpoint: str | os.PathLike, folder: Path, stem: str, figures: dict[str, float]) -> Path:
+    checkpoint: str | os.PathLike, folder: Path, stem: str, figures: dict[str, float]
+) -> Path:
     """Write what inference needs of a checkpoint: `state_dict` and `meta`, with `figures` in it.
 
     Returns:
@@ -231,7 +249,8 @@ def names_of_figures(evaluator: Evaluator) -> list[str] | None:
         if hasattr(metric, 'metric_names'):
             names += metric.metric_names()
         elif f'{type(metric).__module__}.{type(metric).__name__}' == (
-                'mmdet.evaluation.metrics.coco_metric.CocoMetric'):
+            'mmdet.evaluation.metrics.coco_metric.CocoMetric'
+        ):
             names += _names_of_coco_metric(metric)
         else:
             return None
@@ -258,9 +277,14 @@ def _names_of_coco_metric(metric: BaseMetric) -> list[str]:
 
 def rule_of(metric: str) -> str:
     """Tell from the name of a metric which values are better: 'greater' or 'less'."""
-    rules = [rule for rule, parts in (('greater', GREATER), ('less', LESS))
-             if any(part.lower() in metric.lower() for part in parts)]
+    rules = [
+        rule
+        for rule, parts in (('greater', GREATER), ('less', LESS))
+        if any(part.lower() in metric.lower() for part in parts)
+    ]
     if len(rules) != 1:
-        raise ValueError(f"BestCheckpointHook(metric='{metric}'): the name does not tell which "
-                         "values are better. Set rule='greater' or rule='less'.")
+        raise ValueError(
+            f"BestCheckpointHook(metric='{metric}'): the name does not tell which "
+            "values are better. Set rule='greater' or rule='less'."
+        )
     return rules[0]

@@ -1,4 +1,5 @@
 """Refuses to run a model on a data set with other classes."""
+
 from __future__ import annotations
 
 from mmengine.hooks import Hook
@@ -26,7 +27,8 @@ class ClassCheckHook(Hook):
                 raise ValueError(
                     f'The {split} and {other_split} data sets have different classes:\n'
                     f'  {split}: {classes}\n  {other_split}: {other_classes}\n'
-                    'Set the same metainfo.classes for both.')
+                    'Set the same metainfo.classes for both.'
+                )
         for name, module in runner.model.named_modules():
             heads_classes = getattr(module, 'num_classes', None)
             # An RPN tells objects from background, whatever their class.
@@ -36,7 +38,8 @@ class ClassCheckHook(Hook):
                 f'{name} ({type(module).__name__}) has num_classes={heads_classes}, but the '
                 f'{split} data set has {len(classes)} classes: {classes}. Set num_classes='
                 f'{len(classes)} in the config (or --cfg-options num_classes={len(classes)}), or '
-                'choose as many classes in metainfo.classes.')
+                'choose as many classes in metainfo.classes.'
+            )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
@@ -48,7 +51,8 @@ class ClassCheckHook(Hook):
                 raise ValueError(
                     f'The checkpoint was trained on other classes than the {split} data set has, '
                     f'or in another order:\n  checkpoint: {trained_on}\n'
-                    f'  {split}: {classes}\nSet metainfo.classes to the list of the checkpoint.')
+                    f'  {split}: {classes}\nSet metainfo.classes to the list of the checkpoint.'
+                )
 
 
 def checkpoint_classes(checkpoint: dict) -> list | None:
@@ -62,5 +66,8 @@ def checkpoint_classes(checkpoint: dict) -> list | None:
 def class_lists(runner: Runner) -> dict[str, list]:
     """Class names of each split whose loop has been built; labels index them."""
     loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
-    return {split: list(loop.dataloader.dataset.metainfo['classes'])
-            for split, loop in loops.items() if isinstance(loop, BaseLoop)}
+    return {
+        split: list(loop.dataloader.dataset.metainfo['classes'])
+        for split, loop in loops.items()
+        if isinstance(loop, BaseLoop)
+    }

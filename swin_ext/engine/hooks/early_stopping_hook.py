@@ -1,4 +1,5 @@
 """Ends a training that no longer improves."""
+
 from __future__ import annotations
 
 import math
@@ -34,13 +35,20 @@ class ResumableEarlyStoppingHook(Hook):
 
     priority = 'LOW'  # before checkpoints are written, which hold the count
 
-    def __init__(self, monitor: str = 'coco/segm_mAP', rule: str = 'greater',
-                 min_delta: float = 0.001, patience: int = 10):
+    def __init__(
+        self,
+        monitor: str = 'coco/segm_mAP',
+        rule: str = 'greater',
+        min_delta: float = 0.001,
+        patience: int = 10,
+    ):
         if rule not in RULES:
             raise ValueError(f'ResumableEarlyStoppingHook: rule={rule!r} must be one of {RULES}.')
         if min_delta < 0 or patience < 1:
-            raise ValueError(f'ResumableEarlyStoppingHook: min_delta={min_delta} must be 0 or '
-                             f'more, and patience={patience} 1 or more.')
+            raise ValueError(
+                f'ResumableEarlyStoppingHook: min_delta={min_delta} must be 0 or '
+                f'more, and patience={patience} 1 or more.'
+            )
         self.monitor = monitor
         self.rule = rule
         self.min_delta = min_delta
@@ -55,7 +63,8 @@ class ResumableEarlyStoppingHook(Hook):
         if self.monitor not in metrics:
             raise KeyError(
                 f'ResumableEarlyStoppingHook: validation has no metric {self.monitor!r}, but '
-                f'{", ".join(sorted(metrics))}. Set monitor to one of them.')
+                f'{", ".join(sorted(metrics))}. Set monitor to one of them.'
+            )
         value = float(metrics[self.monitor])
         if self._is_better(value):
             self.best = value
@@ -78,11 +87,13 @@ class ResumableEarlyStoppingHook(Hook):
             runner.logger.info(
                 f'Early stopping at iteration {runner.iter}: in {self.num_without_gain} '
                 f'validations {self.monitor} was not better than {self.best} by more than '
-                f'{self.min_delta}. To train on, resume with a higher patience.')
+                f'{self.min_delta}. To train on, resume with a higher patience.'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['early_stopping'] = dict(
-            monitor=self.monitor, best=self.best, num_without_gain=self.num_without_gain)
+            monitor=self.monitor, best=self.best, num_without_gain=self.num_without_gain
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         saved = checkpoint.get('early_stopping')

@@ -1,4 +1,5 @@
 """Logs what each GPU does, how fast training is and how long it waits for data."""
+
 from __future__ import annotations
 
 import functools
@@ -13,7 +14,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..device_stats import MIB, CPUReader, GPUReader, Sampler
+from swin_ext.engine.hooks.device_stats import MIB, CPUReader, GPUReader, Sampler
 
 # Ranks of DistributedDataParallel take equally long but for this; then the one that waits for data
 # is the one the others wait for.
@@ -45,8 +46,12 @@ class GPUStatsHook(Hook):
     # loader's, and not that of a hook which saves a checkpoint.
     priority = 'LOWEST'
 
-    def __init__(self, sample_interval_s: float = 1.0, wait_warning_percent: float = 30,
-                 wait_window: int = 100):
+    def __init__(
+        self,
+        sample_interval_s: float = 1.0,
+        wait_warning_percent: float = 30,
+        wait_window: int = 100,
+    ):
         if not sample_interval_s > 0:
             raise ValueError(f'GPUStatsHook: sample_interval_s={sample_interval_s} must be above 0')
         if wait_window < 1:
@@ -70,7 +75,7 @@ class GPUStatsHook(Hook):
 
     def _reset(self) -> None:
         self._num_iters = self._num_samples = 0
-        self._waited_s = self._total_s = 0.
+        self._waited_s = self._total_s = 0.0
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._idle_since = time.perf_counter()
@@ -85,8 +90,9 @@ class GPUStatsHook(Hook):
         if self._logs(runner, batch_idx):
             self._report(runner)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         now = time.perf_counter()
         waited, total = self._step_since - self._idle_since, now - self._idle_since
         self._num_iters += 1
@@ -103,17 +109,24 @@ class GPUStatsHook(Hook):
         """Leave out what is of this machine: a resumed run would log it until it knows better."""
         hub = checkpoint['message_hub']
         for part in ('log_scalars', 'resumed_keys'):
-            hub[part] = type(hub[part])((key, value) for key, value in hub[part].items()
-                                        if key not in self._reported)
+            hub[part] = type(hub[part])(
+                (key, value) for key, value in hub[part].items() if key not in self._reported
+            )
 
     def status(self) -> str:
         """What the device does, in a few characters, for a progress bar."""
         values = self._sampler.latest if self._sampler else {}
         reader = self._sampler.reader if self._sampler else None
-        parts = [f'{values[name]:.0f} %' for name in ('gpu/util_percent', 'cpu/util_percent')
-                 if name in values]
-        parts += [f'{values[name] / 1024:.1f}/{reader.total_mib / 1024:.0f} GiB'
-                  for name in ('gpu/memory_used_mib', 'cpu/rss_mib') if name in values]
+        parts = [
+            f'{values[name]:.0f} %'
+            for name in ('gpu/util_percent', 'cpu/util_percent')
+            if name in values
+        ]
+        parts += [
+            f'{values[name] / 1024:.1f}/{reader.total_mib / 1024:.0f} GiB'
+            for name in ('gpu/memory_used_mib', 'cpu/rss_mib')
+            if name in values
+        ]
         return f'{reader.name} {" ".join(parts)}' if parts else ''
 
     def _logs(self, runner: Runner, batch_idx: int) -> bool:
@@ -125,7 +138,8 @@ class GPUStatsHook(Hook):
             return True
         short = len(runner.train_dataloader) <= hook.interval
         return self.end_of_epoch(runner.train_dataloader, batch_idx) and (
-            not hook.ignore_last or short)
+            not hook.ignore_last or short
+        )
 
     def _report(self, runner: Runner) -> None:
         values = self._sampler.take()
@@ -148,9 +162,13 @@ class GPUStatsHook(Hook):
         ranks = [values for values, _, _ in ranks]
         if len(ranks) > 1:
             runner.visualizer.add_scalars(
-                {f'rank{rank}/{name}': rounded(name, value)
-                 for rank, values in enumerate(ranks) for name, value in values.items()},
-                step=runner.iter + 1)
+                {
+                    f'rank{rank}/{name}': rounded(name, value)
+                    for rank, values in enumerate(ranks)
+                    for name, value in values.items()
+                },
+                step=runner.iter + 1,
+            )
         self._to_log_line(runner, summarise(ranks))
 
     def _to_log_line(self, runner: Runner, summary: dict[str, float]) -> None:
@@ -171,12 +189,17 @@ class GPUStatsHook(Hook):
             return []
         self._warned = True
         workers = runner.train_dataloader.num_workers
-        advice = ('train_dataloader.num_workers=4 train_dataloader.persistent_workers=True'
-                  if workers == 0 else f'train_dataloader.num_workers={2 * workers}')
-        return [f'{percent:.0f} % of the time of the last {len(self._recent)} iterations was spent '
-                f'waiting for data, with num_workers={workers} on {os.cpu_count()} cores. Try '
-                f'--cfg-options {advice}; if that does not help, put the images on a faster disk, '
-                'or store them at the size that training needs.']
+        advice = (
+            'train_dataloader.num_workers=4 train_dataloader.persistent_workers=True'
+            if workers == 0
+            else f'train_dataloader.num_workers={2 * workers}'
+        )
+        return [
+            f'{percent:.0f} % of the time of the last {len(self._recent)} iterations was spent '
+            f'waiting for data, with num_workers={workers} on {os.cpu_count()} cores. Try '
+            f'--cfg-options {advice}; if that does not help, put the images on a faster disk, '
+            'or store them at the size that training needs.'
+        ]
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -223,8 +246,11 @@ def slowest_and_fullest(ranks: list[dict[str, float]]) -> dict[str, int]:
     named = {}
     times = {rank: values['iter_s'] for rank, values in enumerate(ranks) if 'iter_s' in values}
     if times:
-        slow = [rank for rank, time_s in times.items()
-                if time_s >= (1 - SAME_TIME) * max(times.values())]
+        slow = [
+            rank
+            for rank, time_s in times.items()
+            if time_s >= (1 - SAME_TIME) * max(times.values())
+        ]
         named['slowest_rank'] = max(slow, key=lambda rank: ranks[rank]['data_wait_percent'])
     for name in ('gpu/memory_used_mib', 'gpu/memory_peak_mib', 'cpu/rss_mib'):
         full = {rank: values[name] for rank, values in enumerate(ranks) if name in values}

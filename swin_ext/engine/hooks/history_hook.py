@@ -1,4 +1,5 @@
 """Keeps every logged scalar of a training in one table, and draws it."""
+
 from __future__ import annotations
 
 import numbers
@@ -11,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.visualization.vis_backend import BaseVisBackend
 
-from ..history import History, read_history
+from swin_ext.engine.hooks.history import History, read_history
 
 BACKEND = 'history.csv'
 
@@ -51,8 +52,9 @@ class HistoryHook(Hook):
         reason = 'This training starts anew'
         if runner.iter > 0:
             try:
-                return {step: row for step, row in read_history(path).items()
-                        if step <= runner.iter}
+                return {
+                    step: row for step, row in read_history(path).items() if step <= runner.iter
+                }
             except ValueError as error:
                 reason = str(error)
         kept = path.with_name(f'history_before_{runner.timestamp}.csv')
@@ -60,8 +62,9 @@ class HistoryHook(Hook):
         runner.logger.info(f'{reason}: the {path.name} that was there is now {kept}')
         return {}
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         self._flush(runner)
 
     def after_val_epoch(self, runner: Runner, metrics=None) -> None:
@@ -86,6 +89,7 @@ class HistoryHook(Hook):
         if self._history is None or not self._history.rows:
             return
         from swin_ext.visualization.curves import draw_curves
+
         path = Path(runner.work_dir) / 'curves.png'
         aside = path.with_suffix('.png.tmp')
         try:
@@ -98,8 +102,10 @@ class HistoryHook(Hook):
     def _warn(self, runner: Runner, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            runner.logger.warning(f'HistoryHook: {type(error).__name__}: {error}. Training goes '
-                                  'on, and the next log line tries again.')
+            runner.logger.warning(
+                f'HistoryHook: {type(error).__name__}: {error}. Training goes '
+                'on, and the next log line tries again.'
+            )
 
 
 class HistoryBackend(BaseVisBackend):
@@ -120,14 +126,18 @@ class HistoryBackend(BaseVisBackend):
     def add_scalar(self, name: str, value, step: int = 0, **kwargs) -> None:
         self.add_scalars({name: value}, step)
 
-    def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None,
-                    **kwargs) -> None:
-        scalars = {name: value.item() if hasattr(value, 'item') else value
-                   for name, value in scalar_dict.items()
-                   if isinstance(value, numbers.Real) or getattr(value, 'ndim', None) == 0}
+    def add_scalars(
+        self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **kwargs
+    ) -> None:
+        scalars = {
+            name: value.item() if hasattr(value, 'item') else value
+            for name, value in scalar_dict.items()
+            if isinstance(value, numbers.Real) or getattr(value, 'ndim', None) == 0
+        }
         if self._runner.message_hub.get_info('loop_stage') == 'val':
             step = self._runner.iter  # LoggerHook counts validations in epochs, if told so
             # `time`, for one, is that of a training iteration in the same row.
-            scalars = {name if '/' in name else f'val/{name}': value
-                       for name, value in scalars.items()}
+            scalars = {
+                name if '/' in name else f'val/{name}': value for name, value in scalars.items()
+            }
         self._history.add(step, scalars)

@@ -1,4 +1,5 @@
 """Skips updates from a loss that is NaN or infinite, and stops where they do not end."""
+
 from __future__ import annotations
 
 import json
@@ -49,16 +50,20 @@ class NonFiniteLossHook(Hook):
     def __init__(self, max_consecutive: int = 5, max_total: int = 100):
         for name, limit in dict(max_consecutive=max_consecutive, max_total=max_total).items():
             if not isinstance(limit, int) or limit < 1:
-                raise ValueError(f'NonFiniteLossHook: {name}={limit!r} must be a number of '
-                                 'iterations, 1 or more.')
+                raise ValueError(
+                    f'NonFiniteLossHook: {name}={limit!r} must be a number of '
+                    'iterations, 1 or more.'
+                )
         self.max_consecutive = max_consecutive
         self.max_total = max_total
         self._guard = None
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise TypeError('NonFiniteLossHook: the model must have one optimizer, but '
-                            'optim_wrapper is an OptimWrapperDict of several.')
+            raise TypeError(
+                'NonFiniteLossHook: the model must have one optimizer, but '
+                'optim_wrapper is an OptimWrapperDict of several.'
+            )
         self._guard = UpdateGuard(runner.optim_wrapper)
         hub = runner.message_hub  # saved in checkpoints
         self.consecutive = hub.get_info('nonfinite_losses_in_a_row', 0)
@@ -67,8 +72,9 @@ class NonFiniteLossHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._guard.remove()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         nonfinite = self._guard.nonfinite
         if not nonfinite and not self.consecutive:
             return
@@ -81,42 +87,52 @@ class NonFiniteLossHook(Hook):
 
     def _report(self, runner, data_batch, outputs) -> None:
         """Log what every rank knows; stop where a limit is reached."""
-        losses = {name: float(torch.as_tensor(value).detach())
-                  for name, value in (outputs or {}).items()}
+        losses = {
+            name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()
+        }
         own = dict(rank=get_rank(), losses=losses, images=image_metas(data_batch))
         ranks = all_gather_object(own)
         lines = '\n'.join(described(rank) for rank in ranks)
         runner.logger.warning(
             f'The loss of iteration {runner.iter + 1} is not finite; the update is skipped '
             f'({self.consecutive} in a row, at most {self.max_consecutive}; {self.total} in all, '
-            f'at most {self.max_total}).\n{lines}')
+            f'at most {self.max_total}).\n{lines}'
+        )
 
         broken = nonfinite_tensors(runner.model)
         if broken:
-            reason = (f'{len(broken)} tensors of the model are not finite themselves, e.g. '
-                      f'{", ".join(broken[:NUM_LISTED])}, so no batch can have a finite loss any '
-                      'more. Resume from an earlier checkpoint, with a lower learning rate or '
-                      'with clip_grad.')
+            reason = (
+                f'{len(broken)} tensors of the model are not finite themselves, e.g. '
+                f'{", ".join(broken[:NUM_LISTED])}, so no batch can have a finite loss any '
+                'more. Resume from an earlier checkpoint, with a lower learning rate or '
+                'with clip_grad.'
+            )
         elif self.consecutive >= self.max_consecutive:
-            reason = (f'it was not finite {self.consecutive} times in a row (max_consecutive). '
-                      'Training has diverged: lower the learning rate, lengthen its warm-up, or '
-                      'set clip_grad.')
+            reason = (
+                f'it was not finite {self.consecutive} times in a row (max_consecutive). '
+                'Training has diverged: lower the learning rate, lengthen its warm-up, or '
+                'set clip_grad.'
+            )
         elif self.total >= self.max_total:
-            reason = (f'it was not finite {self.total} times in all (max_total). See whether '
-                      'it is always the same images.')
+            reason = (
+                f'it was not finite {self.total} times in all (max_total). See whether '
+                'it is always the same images.'
+            )
         else:
             return
         folder, filename = Path(runner.work_dir, 'nonfinite_loss'), f'iter_{runner.iter + 1}.pth'
         folder.mkdir(exist_ok=True)
         runner.save_checkpoint(
-            str(folder), filename, meta=dict(nonfinite_loss=ranks), by_epoch=False)
+            str(folder), filename, meta=dict(nonfinite_loss=ranks), by_epoch=False
+        )
         if hasattr(runner, 'checkpoint_writer'):  # SwinExtRunner saves in the background
             runner.checkpoint_writer.flush()
         barrier()  # a launcher ends the main process, too, as soon as another has failed
         raise NonFiniteLossError(
             f'Training stopped at iteration {runner.iter + 1}, whose loss is not finite: {reason}\n'
             f'{lines}\nWeights, optimizer and what is known of the batch are in '
-            f"{folder / filename}, the latter under meta['nonfinite_loss'].")
+            f"{folder / filename}, the latter under meta['nonfinite_loss']."
+        )
 
 
 class UpdateGuard:
@@ -181,5 +197,8 @@ def described(rank: dict) -> str:
 def nonfinite_tensors(model) -> list[str]:
     """Names of the parameters and buffers that have a NaN or an infinite value."""
     model = model.module if is_model_wrapper(model) else model
-    return [name for name, tensor in model.state_dict().items()
-            if tensor.is_floating_point() and not tensor.isfinite().all()]
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]

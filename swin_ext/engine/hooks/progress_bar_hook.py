@@ -1,4 +1,5 @@
 """A live progress bar below the log lines of a terminal."""
+
 from __future__ import annotations
 
 import logging
@@ -10,7 +11,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from .gpu_stats_hook import GPUStatsHook
+from swin_ext.engine.hooks.gpu_stats_hook import GPUStatsHook
 
 
 @HOOKS.register_module()
@@ -33,18 +34,29 @@ class ProgressBarHook(Hook):
             return
         self._terminal = self._handler.stream
         self._handler.setStream(DummyTqdmFile(self._terminal))  # prints above the bar
-        self._bar = tqdm(total=runner.max_iters, initial=runner.iter, desc='train',
-                         file=self._terminal, unit='it', dynamic_ncols=True, smoothing=0,
-                         mininterval=0.25)
+        self._bar = tqdm(
+            total=runner.max_iters,
+            initial=runner.iter,
+            desc='train',
+            file=self._terminal,
+            unit='it',
+            dynamic_ncols=True,
+            smoothing=0,
+            mininterval=0.25,
+        )
         self._gpu_stats = next((h for h in runner.hooks if isinstance(h, GPUStatsHook)), None)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                         outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
         if self._bar is None:
             return
         scalars = runner.message_hub.log_scalars  # numbers: reading them does not wait for the GPU
-        parts = [f'{name} {scalars[f"train/{name}"].current():{style}}'
-                 for name, style in (('loss', '.3f'), ('lr', '.1e')) if f'train/{name}' in scalars]
+        parts = [
+            f'{name} {scalars[f"train/{name}"].current():{style}}'
+            for name, style in (('loss', '.3f'), ('lr', '.1e'))
+            if f'train/{name}' in scalars
+        ]
         status = self._gpu_stats.status() if self._gpu_stats else ''
         self._bar.set_postfix_str(', '.join([*parts, status] if status else parts), refresh=False)
         self._bar.update()
@@ -53,8 +65,7 @@ class ProgressBarHook(Hook):
         if self._bar is not None:
             self._bar.set_description('validation')
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                       outputs=None) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self._bar is None:
             return
         total = len(runner.val_dataloader)

@@ -1,4 +1,5 @@
 """The results of a test as tables."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...evaluation.results_table import describe, write_results
+from swin_ext.evaluation.results_table import describe, write_results
 
 
 @HOOKS.register_module()

@@ -1,4 +1,5 @@
 """Draws predictions over the ground truth at each validation."""
+
 from __future__ import annotations
 
 import contextlib
@@ -34,8 +35,10 @@ class SamplePredictionsHook(Hook):
 
     def __init__(self, num_images: int = 8, score_thr: float = 0.3):
         if num_images < 1:
-            raise ValueError(f'SamplePredictionsHook: num_images={num_images}, but at least one '
-                             'is needed; to draw none, take the hook out of custom_hooks')
+            raise ValueError(
+                f'SamplePredictionsHook: num_images={num_images}, but at least one '
+                'is needed; to draw none, take the hook out of custom_hooks'
+            )
         self.num_images = num_images
         self.score_thr = score_thr
         self._gave_up = False
@@ -48,13 +51,13 @@ class SamplePredictionsHook(Hook):
         self._chosen = set(chosen.tolist()) if draws else set()
         self._tiles, self._seen = [], 0
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None,
-                       outputs=None) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for index, sample in enumerate(outputs):
             if self._seen in self._chosen:
                 with self._warn_and_give_up(runner):
                     self._tiles.append(
-                        make_tile(data_batch['inputs'][index], sample, self.score_thr))
+                        make_tile(data_batch['inputs'][index], sample, self.score_thr)
+                    )
             self._seen += 1
 
     def after_val_epoch(self, runner: Runner, metrics=None) -> None:
@@ -64,14 +67,18 @@ class SamplePredictionsHook(Hook):
             from matplotlib.backends.backend_agg import FigureCanvasAgg
 
             from swin_ext.visualization.overlays import draw_sheet
+
             names = dict(enumerate(runner.val_dataloader.dataset.metainfo['classes']))
             canvas = FigureCanvasAgg(draw_sheet(self._tiles, names, self.score_thr))
             canvas.draw()
             picture = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
             path = Path(runner.work_dir) / 'predictions' / f'iter_{runner.iter}.png'
             path.parent.mkdir(exist_ok=True)
-            if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
-                               (cv2.IMWRITE_PNG_COMPRESSION, 3)):
+            if not cv2.imwrite(
+                str(path),
+                cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
+                (cv2.IMWRITE_PNG_COMPRESSION, 3),
+            ):
                 raise OSError(f'{path} could not be written')
             self._to_backends(picture, runner)
 
@@ -84,8 +91,10 @@ class SamplePredictionsHook(Hook):
                 backend.add_image('val/predictions', picture, runner.iter)
             except Exception as error:  # MLflow, for one, wants a file name
                 self._failed_backends.add(name)
-                runner.logger.warning(f'SamplePredictionsHook: {name} takes no picture, the file '
-                                      f'in predictions/ remains: {type(error).__name__}: {error}')
+                runner.logger.warning(
+                    f'SamplePredictionsHook: {name} takes no picture, the file '
+                    f'in predictions/ remains: {type(error).__name__}: {error}'
+                )
 
     @contextlib.contextmanager
     def _warn_and_give_up(self, runner: Runner):
@@ -95,8 +104,9 @@ class SamplePredictionsHook(Hook):
         except Exception as error:
             self._gave_up = True
             self._tiles, self._chosen = [], set()
-            runner.logger.warning(f'SamplePredictionsHook draws nothing from here on: '
-                                  f'{type(error).__name__}: {error}')
+            runner.logger.warning(
+                f'SamplePredictionsHook draws nothing from here on: {type(error).__name__}: {error}'
+            )
 
 
 def make_tile(inputs: torch.Tensor, sample: BaseDataElement, score_thr: float):
@@ -116,10 +126,15 @@ def make_tile(inputs: torch.Tensor, sample: BaseDataElement, score_thr: float):
         ValueError: If masks are missing.
     """
     from swin_ext.visualization.overlays import Tile
+
     for part, advice in (
-            ('pred_instances', 'it needs a model that predicts masks'),
-            ('gt_instances', "give the validation pipeline dict(type='LoadAnnotations', "
-                             'with_bbox=True, with_mask=True), after the resizing')):
+        ('pred_instances', 'it needs a model that predicts masks'),
+        (
+            'gt_instances',
+            "give the validation pipeline dict(type='LoadAnnotations', "
+            'with_bbox=True, with_mask=True), after the resizing',
+        ),
+    ):
         if part not in sample or 'masks' not in getattr(sample, part):
             raise ValueError(f'there are no masks in the {part}; {advice}')
     height, width = sample.ori_shape[:2]
@@ -138,9 +153,11 @@ def make_tile(inputs: torch.Tensor, sample: BaseDataElement, score_thr: float):
         if score >= score_thr and label not in predictions:
             predictions[label] = to_mask(instances.masks, index), score
     return Tile(
-        title=Path(sample.get('img_path', '')).name, image=image.round().astype(np.uint8),
+        title=Path(sample.get('img_path', '')).name,
+        image=image.round().astype(np.uint8),
         truth={label: mask for label, mask in truth.items() if mask.any()},
-        predictions=predictions)
+        predictions=predictions,
+    )
 
 
 def to_mask(masks, index: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Mixed precision that a config can ask for wherever it runs."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -34,12 +35,15 @@ class AutocastOptimWrapper(AmpOptimWrapper):
         ValueError: If `dtype` or `loss_scale` is none of these.
     """
 
-    def __init__(self, dtype: str = 'float16', loss_scale: str | float | dict = 'dynamic',
-                 **kwargs):
+    def __init__(
+        self, dtype: str = 'float16', loss_scale: str | float | dict = 'dynamic', **kwargs
+    ):
         OptimWrapper.__init__(self, **kwargs)  # not that of AmpOptimWrapper
         if dtype not in DTYPES:
-            raise ValueError(f"optim_wrapper.dtype={dtype!r} must be 'float16' or 'bfloat16'; for "
-                             "float32 set optim_wrapper.type='OptimWrapper'.")
+            raise ValueError(
+                f"optim_wrapper.dtype={dtype!r} must be 'float16' or 'bfloat16'; for "
+                "float32 set optim_wrapper.type='OptimWrapper'."
+            )
         self.device_type = torch.device(get_device()).type
         self.cast_dtype = DTYPES[dtype]
         self.enabled = self.device_type == 'cuda' or dtype == 'bfloat16'
@@ -47,7 +51,8 @@ class AutocastOptimWrapper(AmpOptimWrapper):
             print_log(
                 f'Mixed precision in float16 is for CUDA devices; on this {self.device_type} '
                 "training is in float32. optim_wrapper.dtype='bfloat16' works on CPUs too.",
-                logger='current')
+                logger='current',
+            )
         # As upstream: a fixed scale is set anew after each update.
         self._scale_update_param = None
         if loss_scale == 'dynamic':
@@ -58,8 +63,10 @@ class AutocastOptimWrapper(AmpOptimWrapper):
             scaler_options = dict(init_scale=float(loss_scale))
             self._scale_update_param = float(loss_scale)
         else:
-            raise ValueError(f"optim_wrapper.loss_scale={loss_scale!r} must be 'dynamic', a number "
-                             'above 0, or a dict of arguments of GradScaler.')
+            raise ValueError(
+                f"optim_wrapper.loss_scale={loss_scale!r} must be 'dynamic', a number "
+                'above 0, or a dict of arguments of GradScaler.'
+            )
         scales = self.enabled and dtype == 'float16'
         self.loss_scaler = GradScaler(**scaler_options, enabled=scales)
 

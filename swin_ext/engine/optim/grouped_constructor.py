@@ -1,4 +1,5 @@
 """Parameter groups by learning rate and weight decay."""
+
 from __future__ import annotations
 
 from mmengine.logging import print_log
@@ -40,26 +41,34 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg = self.paramwise_cfg
         unknown = sorted(set(paramwise_cfg) - {'lr_mult', 'no_decay'})
         if unknown:
-            raise ValueError(f'optim_wrapper.paramwise_cfg has {", ".join(unknown)}, but '
-                             'GroupedOptimWrapperConstructor knows lr_mult and no_decay only.')
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg has {", ".join(unknown)}, but '
+                'GroupedOptimWrapperConstructor knows lr_mult and no_decay only.'
+            )
         for key, value in dict(lr=self.base_lr, weight_decay=self.base_wd).items():
             if value is None:
-                raise ValueError(f'Set optim_wrapper.optimizer.{key}: parameter groups get theirs '
-                                 'from it.')
+                raise ValueError(
+                    f'Set optim_wrapper.optimizer.{key}: parameter groups get theirs from it.'
+                )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = getattr(model, 'module', model)
         optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=self.param_groups(model)))
         return OPTIM_WRAPPERS.build(
             dict(dict(type='OptimWrapper'), **self.optim_wrapper_cfg),
-            default_args=dict(optimizer=optimizer))
+            default_args=dict(optimizer=optimizer),
+        )
 
     def param_groups(self, model: nn.Module) -> list[dict]:
         """Groups with `name`, `lr`, `weight_decay` and `params`; the highest rate comes first."""
         lr_mult = self.paramwise_cfg.get('lr_mult', {})
         no_decay = tuple(self.paramwise_cfg.get('no_decay', ()))
-        of_norms = {id(parameter) for module in model.modules() if isinstance(module, NORMS)
-                    for parameter in module.parameters(recurse=False)}
+        of_norms = {
+            id(parameter)
+            for module in model.modules()
+            if isinstance(module, NORMS)
+            for parameter in module.parameters(recurse=False)
+        }
         members, used = {}, set()
         for name, parameter in model.named_parameters():
             prefixes = [prefix for prefix in lr_mult if name.startswith(prefix)]
@@ -70,18 +79,28 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unused = sorted(set(lr_mult) - used)
         if unused:
             children = ', '.join(name for name, _ in model.named_children())
-            raise ValueError(f'optim_wrapper.paramwise_cfg.lr_mult has {", ".join(unused)}, with '
-                             f'which no parameter begins. Parts of the model are: {children}.')
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg.lr_mult has {", ".join(unused)}, with '
+                f'which no parameter begins. Parts of the model are: {children}.'
+            )
 
         groups = []
         for (prefix, decays), parameters in members.items():
-            groups.append(dict(
-                name=(prefix or 'rest') + ('' if decays else ', no decay'),
-                lr=self.base_lr * lr_mult.get(prefix, 1.0),
-                weight_decay=self.base_wd if decays else 0.0,
-                params=parameters))
+            groups.append(
+                dict(
+                    name=(prefix or 'rest') + ('' if decays else ', no decay'),
+                    lr=self.base_lr * lr_mult.get(prefix, 1.0),
+                    weight_decay=self.base_wd if decays else 0.0,
+                    params=parameters,
+                )
+            )
         groups.sort(key=lambda group: -group['lr'])  # the log has the rate of the first
         for group in groups:
-            print_log('Parameter group "{name}": lr={lr:g}, weight_decay={weight_decay:g}, '.format(
-                **group) + f'{sum(p.numel() for p in group["params"]):,} parameters', 'current')
+            print_log(
+                'Parameter group "{name}": lr={lr:g}, weight_decay={weight_decay:g}, '.format(
+                    **group
+                )
+                + f'{sum(p.numel() for p in group["params"]):,} parameters',
+                'current',
+            )
         return groups

@@ -3,6 +3,7 @@
 mmengine's runner gives each schedule the length of the run as `end`. Both count iterations with
 `convert_to_iter_based=True`.
 """
+
 from __future__ import annotations
 
 from mmengine.optim import BaseOptimWrapper, OneCycleLR
@@ -26,17 +27,27 @@ class GroupOneCycleLR(OneCycleLR):
             `three_phase`; but neither `eta_max` nor `total_steps`.
     """
 
-    def __init__(self, optimizer: BaseOptimWrapper, *, end: int, begin: int = 0,
-                 pct_start: float = 0.3, **kwargs):
+    def __init__(
+        self,
+        optimizer: BaseOptimWrapper,
+        *,
+        end: int,
+        begin: int = 0,
+        pct_start: float = 0.3,
+        **kwargs,
+    ):
         for key in ('eta_max', 'total_steps'):
             if kwargs.pop(key, None) is not None:
-                raise ValueError(f'GroupOneCycleLR takes no {key}: the peak is optimizer.lr, the '
-                                 'length that of the run.')
+                raise ValueError(
+                    f'GroupOneCycleLR takes no {key}: the peak is optimizer.lr, the '
+                    'length that of the run.'
+                )
         peaks = [group['lr'] for group in optimizer.param_groups]
         if pct_start * (end - begin) == 1:  # upstream divides by the length of the warm-up less 1
             pct_start *= 1 + 1e-6
-        super().__init__(optimizer, eta_max=peaks, begin=begin, end=end, pct_start=pct_start,
-                         **kwargs)
+        super().__init__(
+            optimizer, eta_max=peaks, begin=begin, end=end, pct_start=pct_start, **kwargs
+        )
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -61,13 +72,24 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
         ValueError: If fractions are not between 0 and 1, or do not rise.
     """
 
-    def __init__(self, optimizer: BaseOptimWrapper, *, end: int, begin: int = 0,
-                 warmup: float = 0.05, warmup_factor: float = 0.001,
-                 milestones: tuple = (0.6, 0.9), gamma: float = 0.1, **kwargs):
+    def __init__(
+        self,
+        optimizer: BaseOptimWrapper,
+        *,
+        end: int,
+        begin: int = 0,
+        warmup: float = 0.05,
+        warmup_factor: float = 0.001,
+        milestones: tuple = (0.6, 0.9),
+        gamma: float = 0.1,
+        **kwargs,
+    ):
         fractions = [0.0, warmup, *milestones, 1.0]
         if sorted(fractions) != fractions:
-            raise ValueError(f'WarmupStepLR: warmup={warmup} and milestones={tuple(milestones)} '
-                             'must rise from 0 to 1; they are fractions of the run.')
+            raise ValueError(
+                f'WarmupStepLR: warmup={warmup} and milestones={tuple(milestones)} '
+                'must rise from 0 to 1; they are fractions of the run.'
+            )
         num_steps = end - begin
         self.warmup_steps = round(warmup * num_steps)
         self.milestone_steps = [round(milestone * num_steps) for milestone in milestones]
@@ -76,15 +98,17 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
         super().__init__(optimizer, begin=begin, end=end, **kwargs)
 
     @classmethod
-    def build_iter_from_epoch(cls, *args, end: int, epoch_length: int, begin: int = 0,
-                              by_epoch: bool = True, **kwargs) -> WarmupStepLR:
+    def build_iter_from_epoch(
+        cls, *args, end: int, epoch_length: int, begin: int = 0, by_epoch: bool = True, **kwargs
+    ) -> WarmupStepLR:
         """Build from `begin` and `end` in epochs what counts iterations."""
-        return cls(*args, begin=begin * epoch_length, end=end * epoch_length, by_epoch=False,
-                   **kwargs)
+        return cls(
+            *args, begin=begin * epoch_length, end=end * epoch_length, by_epoch=False, **kwargs
+        )
 
     def factor(self, step: int) -> float:
         """What learning rates are multiplied by, `step` steps after the beginning."""
-        factor = self.gamma**sum(step >= milestone for milestone in self.milestone_steps)
+        factor = self.gamma ** sum(step >= milestone for milestone in self.milestone_steps)
         if step < self.warmup_steps:
             factor *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
         return factor

@@ -1,4 +1,5 @@
 """Fine-tuning a whole Mask R-CNN from detectors of other code, classes and window sizes."""
+
 from __future__ import annotations
 
 import copy
@@ -17,10 +18,10 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
-from toy_loop import ToyLoop
 
 from swin_ext.engine import AdaptCheckpointHook, SwinExtRunner
-from swin_ext.models.swin_weights import SwinWeightsError
+from swin_ext.models.weights.swin import SwinWeightsError
+from toy_loop import ToyLoop
 
 CONFIG = Path(__file__).parents[3] / 'configs' / 'mask_rcnn_swin-nano_cmr.py'
 CLASSES = ('LV', 'Myo', 'RV')
@@ -30,8 +31,8 @@ WIDTH, WINDOW = 16, 4
 def make_config(depths=(2, 1, 1, 2), window_size=WINDOW) -> Config:
     cfg = Config.fromfile(CONFIG)
     cfg.model.backbone.update(
-        arch=dict(embed_dims=WIDTH, depths=depths, num_heads=(1, 1, 2, 2)),
-        window_size=window_size)
+        arch=dict(embed_dims=WIDTH, depths=depths, num_heads=(1, 1, 2, 2)), window_size=window_size
+    )
     cfg.model.neck.update(in_channels=[WIDTH * 2**i for i in range(4)], out_channels=16)
     cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
     roi_head = cfg.model.roi_head
@@ -65,8 +66,13 @@ def target() -> nn.Module:
 
 def fine_tuning(model, classes=CLASSES):
     loop = ToyLoop(classes)
-    return SimpleNamespace(model=model, _train_loop=loop, train_loop=loop, _resume=False,
-                           logger=logging.getLogger('adapt_checkpoint'))
+    return SimpleNamespace(
+        model=model,
+        _train_loop=loop,
+        train_loop=loop,
+        _resume=False,
+        logger=logging.getLogger('adapt_checkpoint'),
+    )
 
 
 def adapt(model, checkpoint, classes=CLASSES, **settings) -> dict:
@@ -101,8 +107,12 @@ def to_microsoft(state_dict) -> dict:
             order = [4 * c + 2 * y + x for y, x in NEIGHBOURS for c in range(channels)]
             tensor = tensor[..., order]
         for ours, theirs in (
-                ('projection', 'proj'), ('stages', 'layers'), ('attn.w_msa', 'attn'),
-                ('ffn.layers.0.0', 'mlp.fc1'), ('ffn.layers.1', 'mlp.fc2')):
+            ('projection', 'proj'),
+            ('stages', 'layers'),
+            ('attn.w_msa', 'attn'),
+            ('ffn.layers.0.0', 'mlp.fc1'),
+            ('ffn.layers.1', 'mlp.fc2'),
+        ):
             name = re.sub(rf'\.{re.escape(ours)}\.', f'.{theirs}.', name)
         microsoft[name] = tensor
     return microsoft
@@ -128,9 +138,13 @@ def test_in_a_runner_with_averaged_weights(source, toy_cmr, tmp_path, monkeypatc
     torch.save(dict(state_dict=to_microsoft(source), meta=dict(CLASSES=CLASSES)), path)
     cfg = make_config()
     cfg.update(
-        work_dir=str(tmp_path / 'run'), data_root=str(toy_cmr.root), load_from=str(path),
+        work_dir=str(tmp_path / 'run'),
+        data_root=str(toy_cmr.root),
+        load_from=str(path),
         custom_hooks=[dict(type='EMAHook'), dict(type='AdaptCheckpointHook')],
-        vis_backends=[dict(type='LocalVisBackend')], experiment_name=tmp_path.name)
+        vis_backends=[dict(type='LocalVisBackend')],
+        experiment_name=tmp_path.name,
+    )
     cfg.visualizer.update(vis_backends=cfg.vis_backends, name=tmp_path.name)
     runner = SwinExtRunner.from_cfg(cfg)
     # The beginning of Runner.train().
@@ -138,19 +152,26 @@ def test_in_a_runner_with_averaged_weights(source, toy_cmr, tmp_path, monkeypatc
     runner.call_hook('before_run')
     runner.load_or_resume()
     assert_same(runner.model.state_dict(), source)
-    averaged, = (hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))
+    (averaged,) = (hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))
     assert_same(averaged.module.state_dict(), source)
 
 
-HEADS = {'roi_head.bbox_head.fc_cls': 1, 'roi_head.bbox_head.fc_reg': 4,
-         'roi_head.mask_head.conv_logits': 1}  # rows per class
+HEADS = {
+    'roi_head.bbox_head.fc_cls': 1,
+    'roi_head.bbox_head.fc_reg': 4,
+    'roi_head.mask_head.conv_logits': 1,
+}  # rows per class
 
 
-@pytest.mark.parametrize('meta', [
-    dict(dataset_meta=dict(classes=('RV', 'LV', 'cat'))),
-    dict(dataset_meta=dict(CLASSES=('RV', 'LV', 'cat'))),  # release candidates of mmdet 3
-    dict(CLASSES=('RV', 'LV', 'cat')),  # mmdet 2
-], ids=['mmdet-3', 'mmdet-3rc', 'mmdet-2'])
+@pytest.mark.parametrize(
+    'meta',
+    [
+        dict(dataset_meta=dict(classes=('RV', 'LV', 'cat'))),
+        dict(dataset_meta=dict(CLASSES=('RV', 'LV', 'cat'))),  # release candidates of mmdet 3
+        dict(CLASSES=('RV', 'LV', 'cat')),  # mmdet 2
+    ],
+    ids=['mmdet-3', 'mmdet-3rc', 'mmdet-2'],
+)
 def test_rows_of_shared_classes_are_kept(source, target, meta, caplog):
     model = copy.deepcopy(target)
     with caplog.at_level('INFO'):
@@ -184,9 +205,10 @@ def test_other_number_of_classes(source, target):
     model.load_state_dict(adapt(model, dict(state_dict=loaded, meta=meta)), strict=True)
     for head, rows in HEADS.items():
         actual = model.state_dict()[f'{head}.weight']
-        assert torch.equal(actual[2 * rows:3 * rows], source[f'{head}.weight'][rows:2 * rows])
-    assert torch.equal(model.roi_head.bbox_head.fc_cls.weight[3],
-                       source['roi_head.bbox_head.fc_cls.weight'][2])  # the background
+        assert torch.equal(actual[2 * rows : 3 * rows], source[f'{head}.weight'][rows : 2 * rows])
+    assert torch.equal(
+        model.roi_head.bbox_head.fc_cls.weight[3], source['roi_head.bbox_head.fc_cls.weight'][2]
+    )  # the background
 
 
 def test_unknown_heads_are_reported_and_left(source, target, caplog):
@@ -220,13 +242,19 @@ def test_other_window_size(source, window, caplog):
 @pytest.mark.parametrize('depths', [(2, 1, 1, 1), (2, 1, 2, 2)])  # the file has more, or fewer
 def test_other_architecture_is_refused(source, depths):
     model = make_detector(seed=3, depths=depths)
-    with pytest.raises(SwinWeightsError, match=r'do not fit the model.*'
-                       rf"'depths': \(2, 1, 1, 2\).*{re.escape(str(depths))}"):
+    with pytest.raises(
+        SwinWeightsError,
+        match=r'do not fit the model.*'
+        rf"'depths': \(2, 1, 1, 2\).*{re.escape(str(depths))}",
+    ):
         adapt(model, dict(state_dict=source))
 
 
-@pytest.mark.parametrize('settings', [dict(_train_loop=dict()), dict(_train_loop=None),
-                                      dict(_resume=True)], ids=['test', 'val', 'resume'])
+@pytest.mark.parametrize(
+    'settings',
+    [dict(_train_loop=dict()), dict(_train_loop=None), dict(_resume=True)],
+    ids=['test', 'val', 'resume'],
+)
 def test_what_is_tested_or_resumed_is_left_alone(source, target, settings):
     state_dict = to_microsoft(source)
     checkpoint = dict(state_dict=state_dict, meta=dict(CLASSES=('cat', 'dog', 'cow')))

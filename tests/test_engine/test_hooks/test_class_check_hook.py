@@ -2,21 +2,22 @@ from types import SimpleNamespace
 
 import pytest
 from torch import nn
-from toy_loop import ToyLoop
 
 from swin_ext.engine import ClassCheckHook
+from toy_loop import ToyLoop
 
 
 class Head(nn.Module):
-
     def __init__(self, num_classes):
         super().__init__()
         self.num_classes = num_classes
 
 
 def make_runner(train=None, val=None, test=None, num_classes=2, resume=False):
-    loops = {f'_{split}_loop': dict() if classes is None else ToyLoop(classes)
-             for split, classes in dict(train=train, val=val, test=test).items()}
+    loops = {
+        f'_{split}_loop': dict() if classes is None else ToyLoop(classes)
+        for split, classes in dict(train=train, val=val, test=test).items()
+    }
     model = nn.ModuleDict(dict(rpn_head=Head(1), bbox_head=Head(num_classes)))
     return SimpleNamespace(model=model, _resume=resume, **loops)
 
@@ -33,8 +34,11 @@ def test_agreeing_classes_pass():
 
 
 def test_number_of_classes_must_be_the_heads():
-    with pytest.raises(ValueError, match=r'bbox_head \(Head\) has num_classes=3, but the train '
-                       r"data set has 2 classes: \['LV', 'Myo'\]. Set num_classes=2"):
+    with pytest.raises(
+        ValueError,
+        match=r'bbox_head \(Head\) has num_classes=3, but the train '
+        r"data set has 2 classes: \['LV', 'Myo'\]. Set num_classes=2",
+    ):
         ClassCheckHook().before_run(make_runner(train=('LV', 'Myo'), num_classes=3))
 
 
@@ -43,8 +47,9 @@ def test_splits_must_agree():
         ClassCheckHook().before_run(make_runner(train=('LV', 'Myo'), val=('Myo', 'LV')))
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(test=('LV', 'Myo')), dict(train=('LV', 'Myo'), resume=True)])
+@pytest.mark.parametrize(
+    'kwargs', [dict(test=('LV', 'Myo')), dict(train=('LV', 'Myo'), resume=True)]
+)
 def test_permuted_checkpoint_is_refused_for_test_and_resume(kwargs):
     with pytest.raises(ValueError, match=r"checkpoint: \['Myo', 'LV'\]"):
         ClassCheckHook().after_load_checkpoint(make_runner(**kwargs), checkpoint('Myo', 'LV'))

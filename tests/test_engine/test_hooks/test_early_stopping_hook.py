@@ -1,45 +1,60 @@
 from __future__ import annotations
 
 import pytest
-from toy_noisy_training import MeanValue, make_runner, recorder_of, train
 
 from swin_ext.engine.hooks import ResumableEarlyStoppingHook
+from toy_noisy_training import MeanValue, make_runner, recorder_of, train
 
 NAN = float('nan')
 
 
 def stopping(**options):
-    return dict(early_stopping=dict(
-        type='ResumableEarlyStoppingHook',
-        **dict(dict(monitor='toy/value', min_delta=0.002, patience=2), **options)))
+    return dict(
+        early_stopping=dict(
+            type='ResumableEarlyStoppingHook',
+            **dict(dict(monitor='toy/value', min_delta=0.002, patience=2), **options),
+        )
+    )
 
 
 def run(work_dir, values, resume_from=None, **options):
     """Train with these figures of its validations, one an iteration."""
     return train(
-        work_dir, resume_from, default_hooks=stopping(**options), train_cfg=dict(val_interval=1),
-        val_evaluator=[MeanValue(values)])
+        work_dir,
+        resume_from,
+        default_hooks=stopping(**options),
+        train_cfg=dict(val_interval=1),
+        val_evaluator=[MeanValue(values)],
+    )
 
 
-@pytest.mark.parametrize('values, options, last', [
-    ([0.3, 0.301, 0.3015, 0.5], {}, 3),
-    # Gains below 0.002 do not count, but two that add up to more do.
-    ([0.3, 0.3015, 0.303, 0.3, 0.3, 0.5], {}, 5),
-    ([0.3, 0.2, 0.4, 0.3, 0.4, 0.9], {}, 5),
-    ([0.3, 0.2, 0.4, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9], dict(patience=3), 9),
-    ([0.3, 0.2, 0.3, 0.3, 0.1], dict(rule='less'), 4),
-    # NaN is neither the best nor better, not even than nothing.
-    ([NAN, 0.3, NAN, 0.4, NAN, NAN, 0.9], {}, 6),
-    ([NAN, NAN, 0.9], {}, 2),
-])
+@pytest.mark.parametrize(
+    'values, options, last',
+    [
+        ([0.3, 0.301, 0.3015, 0.5], {}, 3),
+        # Gains below 0.002 do not count, but two that add up to more do.
+        ([0.3, 0.3015, 0.303, 0.3, 0.3, 0.5], {}, 5),
+        ([0.3, 0.2, 0.4, 0.3, 0.4, 0.9], {}, 5),
+        ([0.3, 0.2, 0.4, 0.3, 0.4, 0.9, 0.9, 0.9, 0.9], dict(patience=3), 9),
+        ([0.3, 0.2, 0.3, 0.3, 0.1], dict(rule='less'), 4),
+        # NaN is neither the best nor better, not even than nothing.
+        ([NAN, 0.3, NAN, 0.4, NAN, NAN, 0.9], {}, 6),
+        ([NAN, NAN, 0.9], {}, 2),
+    ],
+)
 def test_stops_after_patience_and_at_the_same_validation_when_resumed(
-        tmp_path, values, options, last):
+    tmp_path, values, options, last
+):
     _, recorder = run(tmp_path / 'whole', values, **options)
     assert max(recorder.losses) == max(recorder.validated) == last
     for stop in range(1, last + 1):
         # The validation of the checkpoint's iteration is made again: it came after it.
-        _, resumed = run(tmp_path / f'resumed_{stop}', values[stop - 1:],
-                         tmp_path / f'whole/iter_{stop}.pth', **options)
+        _, resumed = run(
+            tmp_path / f'resumed_{stop}',
+            values[stop - 1 :],
+            tmp_path / f'whole/iter_{stop}.pth',
+            **options,
+        )
         assert max(resumed.validated) == last
         assert max(resumed.losses, default=stop) == last
 
@@ -47,8 +62,12 @@ def test_stops_after_patience_and_at_the_same_validation_when_resumed(
 def test_run_that_had_stopped_does_not_go_on_but_with_more_patience(tmp_path):
     # By epoch: written after the last validation.
     options = dict(stopping(), checkpoint=dict(type='CheckpointHook', interval=1))
-    train(tmp_path / 'whole', default_hooks=options, train_cfg=dict(val_interval=1),
-          val_evaluator=[MeanValue([0.3, 0.2, 0.1])])
+    train(
+        tmp_path / 'whole',
+        default_hooks=options,
+        train_cfg=dict(val_interval=1),
+        val_evaluator=[MeanValue([0.3, 0.2, 0.1])],
+    )
     checkpoint = tmp_path / 'whole/epoch_1.pth'
     _, again = run(tmp_path / 'again', [0.9], checkpoint)
     assert not again.losses and not again.validated
@@ -60,9 +79,12 @@ def test_run_that_had_stopped_does_not_go_on_but_with_more_patience(tmp_path):
 def test_new_training_from_a_checkpoint_starts_counting_anew(tmp_path):
     run(tmp_path / 'whole', [0.3, 0.2, 0.1])
     runner = make_runner(
-        tmp_path / 'tuned', default_hooks=stopping(), train_cfg=dict(val_interval=1),
+        tmp_path / 'tuned',
+        default_hooks=stopping(),
+        train_cfg=dict(val_interval=1),
         val_evaluator=[MeanValue([0.1, 0.2, 0.1, 0.1])],
-        load_from=str(tmp_path / 'whole/iter_3.pth'))
+        load_from=str(tmp_path / 'whole/iter_3.pth'),
+    )
     runner.train()
     assert max(recorder_of(runner).validated) == 4
 
@@ -72,11 +94,14 @@ def test_unknown_metric_is_refused_with_those_that_there_are(tmp_path):
         run(tmp_path, [], monitor='coco/segm_mAP')
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(rule='max'), r"rule='max' must be one of \('greater', 'less'\)"),
-    (dict(min_delta=-0.1), 'min_delta=-0.1 must be 0 or more'),
-    (dict(patience=0), 'patience=0 1 or more'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(rule='max'), r"rule='max' must be one of \('greater', 'less'\)"),
+        (dict(min_delta=-0.1), 'min_delta=-0.1 must be 0 or more'),
+        (dict(patience=0), 'patience=0 1 or more'),
+    ],
+)
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ResumableEarlyStoppingHook(**options)

@@ -1,4 +1,5 @@
 """NVML is replaced by a module of two GPUs with known values."""
+
 import os
 import re
 import sys
@@ -11,19 +12,17 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from swin_ext.engine.hooks import GPUStatsHook, device_stats, gpu_stats_hook
+from swin_ext.engine.hooks.device_stats import CPUReader, GPUReader, Sampler
+from swin_ext.engine.hooks.gpu_stats_hook import summarise
 from toy_watched_run import Numbers, make_runner
 from two_ranks import log_of, run_on_two_ranks
-
-from swin_ext.engine import device_stats
-from swin_ext.engine.device_stats import CPUReader, GPUReader, Sampler
-from swin_ext.engine.hooks import GPUStatsHook, gpu_stats_hook
-from swin_ext.engine.hooks.gpu_stats_hook import summarise
 
 GIB = 2**30
 
 
 class NVMLError(Exception):
-
     def __init__(self, value):
         super().__init__(f'NVML error {value}')
         self.value = value
@@ -91,9 +90,10 @@ def install_nvml(monkeypatch):
         monkeypatch.setitem(sys.modules, 'pynvml', nvml)
         monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
         for name, function in dict(
-                get_device_properties=lambda device: types.SimpleNamespace(),
-                max_memory_allocated=lambda device: 6 * GIB,
-                memory_reserved=lambda device: 8 * GIB).items():
+            get_device_properties=lambda device: types.SimpleNamespace(),
+            max_memory_allocated=lambda device: 6 * GIB,
+            memory_reserved=lambda device: 8 * GIB,
+        ).items():
             monkeypatch.setattr(torch.cuda, name, function)
         monkeypatch.setattr(gpu_stats_hook, 'device_of', lambda model: torch.device('cuda', 0))
         return nvml
@@ -101,14 +101,18 @@ def install_nvml(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize('visible, device, found', [
-    (None, 1, 'GPU-bbbb-2222'),
-    ('', 0, 'GPU-aaaa-1111'),
-    ('1', 0, 'GPU-bbbb-2222'),
-    ('1, 0', 1, 'GPU-aaaa-1111'),
-    ('GPU-bbbb-2222', 0, 'GPU-bbbb-2222'),
-    ('GPU-bb,GPU-aa', 1, 'GPU-aaaa-1111'),  # CUDA takes beginnings
-    ('MIG-cccc', 0, 'MIG-cccc')])
+@pytest.mark.parametrize(
+    'visible, device, found',
+    [
+        (None, 1, 'GPU-bbbb-2222'),
+        ('', 0, 'GPU-aaaa-1111'),
+        ('1', 0, 'GPU-bbbb-2222'),
+        ('1, 0', 1, 'GPU-aaaa-1111'),
+        ('GPU-bbbb-2222', 0, 'GPU-bbbb-2222'),
+        ('GPU-bb,GPU-aa', 1, 'GPU-aaaa-1111'),  # CUDA takes beginnings
+        ('MIG-cccc', 0, 'MIG-cccc'),
+    ],
+)
 def test_gpu_of_pytorch_in_nvml(install_nvml, monkeypatch, visible, device, found):
     nvml = install_nvml(FakeNVML())
     if visible is not None:
@@ -119,8 +123,11 @@ def test_gpu_of_pytorch_in_nvml(install_nvml, monkeypatch, visible, device, foun
 def test_uuid_that_pytorch_tells_comes_before_the_order(install_nvml, monkeypatch):
     """CUDA puts the fastest GPU first, NVML the lowest PCI address."""
     nvml = install_nvml(FakeNVML())
-    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: types.SimpleNamespace(
-        uuid=['bbbb-2222', 'aaaa-1111'][device]))
+    monkeypatch.setattr(
+        torch.cuda,
+        'get_device_properties',
+        lambda device: types.SimpleNamespace(uuid=['bbbb-2222', 'aaaa-1111'][device]),
+    )
     assert device_stats.find_nvml_handle(nvml, 0) == 'GPU-bbbb-2222'
 
 
@@ -131,12 +138,18 @@ def test_unknown_gpu(install_nvml, monkeypatch):
         device_stats.find_nvml_handle(nvml, 0)
 
 
-EXPECTED = {'gpu/util_percent': 93, 'gpu/memory_used_mib': 10240, 'gpu/temperature_c': 61,
-            'gpu/power_w': 250.4}
+EXPECTED = {
+    'gpu/util_percent': 93,
+    'gpu/memory_used_mib': 10240,
+    'gpu/temperature_c': 61,
+    'gpu/power_w': 250.4,
+}
 
 
-@pytest.mark.parametrize('unsupported, missing', [
-    ((), ()), (('power', 'utilisation'), ('gpu/power_w', 'gpu/util_percent'))])
+@pytest.mark.parametrize(
+    'unsupported, missing',
+    [((), ()), (('power', 'utilisation'), ('gpu/power_w', 'gpu/util_percent'))],
+)
 def test_readings_of_a_gpu(install_nvml, unsupported, missing):
     install_nvml(FakeNVML(unsupported=unsupported))
     reader = GPUReader(0)
@@ -205,7 +218,8 @@ def test_the_next_reader_takes_over():
     assert sampler.take() == {'gpu/util_percent': 5}  # nothing of the reader that failed
     assert len(sampler.failures) == 2
     assert sampler.failures[0].startswith(
-        "ImportError: No module named 'pynvml' (pip install nvidia-ml-py). Training goes on")
+        "ImportError: No module named 'pynvml' (pip install nvidia-ml-py). Training goes on"
+    )
     assert 'NVML error 999. Training goes on' in sampler.failures[1]
 
 
@@ -223,7 +237,7 @@ class WaitForReading(Hook):
     """Makes sure of a reading before the first iteration is logged."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        hook, = (h for h in runner.hooks if isinstance(h, GPUStatsHook))
+        (hook,) = (h for h in runner.hooks if isinstance(h, GPUStatsHook))
         end = time.perf_counter() + 10
         while not hook._sampler.latest and time.perf_counter() < end:
             time.sleep(0.01)
@@ -233,8 +247,10 @@ def read_events(runner):
     """TensorBoard's scalars: (step, value) pairs by tag."""
     events = EventAccumulator(str(Path(runner.log_dir) / 'vis_data'), size_guidance=dict(scalars=0))
     events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)]
-            for tag in events.Tags()['scalars']}
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()['scalars']
+    }
 
 
 def train_lines(runner):
@@ -247,8 +263,14 @@ def test_values_in_log_line_and_event_file(tmp_path, install_nvml):
     runner = make_runner(tmp_path, hooks=[WaitForReading(), hook])
     runner.train()
     events = read_events(runner)
-    expected = {'gpu/util_percent': 93, 'gpu/memory_used_mib': 10240, 'gpu/temperature_c': 61,
-                'gpu/power_w': 250, 'gpu/memory_peak_mib': 6144, 'gpu/memory_reserved_mib': 8192}
+    expected = {
+        'gpu/util_percent': 93,
+        'gpu/memory_used_mib': 10240,
+        'gpu/temperature_c': 61,
+        'gpu/power_w': 250,
+        'gpu/memory_peak_mib': 6144,
+        'gpu/memory_reserved_mib': 8192,
+    }
     for tag, value in expected.items():
         assert events[tag] == [(step, value) for step in range(1, 9)]
         assert all(f'{tag}: {value}  ' in f'{line}  ' for line in train_lines(runner))
@@ -257,14 +279,21 @@ def test_values_in_log_line_and_event_file(tmp_path, install_nvml):
         assert [step for step, _ in events[tag]] == list(range(2, 9))
         assert all(f'{tag}: ' in line for line in train_lines(runner)[1:])
     assert hook.status() == 'GPU 0 93 % 10.0/80 GiB'
-    assert not any('device stats' in thread.name and thread.is_alive() and
-                   thread is hook._sampler for thread in threading.enumerate())
+    assert not any(
+        'device stats' in thread.name and thread.is_alive() and thread is hook._sampler
+        for thread in threading.enumerate()
+    )
 
 
-@pytest.mark.parametrize('nvml, error', [
-    (None, 'ModuleNotFoundError|ImportError'),
-    (FakeNVML(init_error=NVMLError(9)), 'NVML error 9'),
-    (FakeNVML(fail_from=3), 'NVML error 999')], ids=['import', 'init', 'in the middle'])
+@pytest.mark.parametrize(
+    'nvml, error',
+    [
+        (None, 'ModuleNotFoundError|ImportError'),
+        (FakeNVML(init_error=NVMLError(9)), 'NVML error 9'),
+        (FakeNVML(fail_from=3), 'NVML error 999'),
+    ],
+    ids=['import', 'init', 'in the middle'],
+)
 def test_failing_nvml_is_warned_of_once(tmp_path, install_nvml, nvml, error):
     pytest.importorskip('psutil')
     install_nvml(nvml)  # None makes the import fail
@@ -274,8 +303,11 @@ def test_failing_nvml_is_warned_of_once(tmp_path, install_nvml, nvml, error):
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             end = time.perf_counter() + 10
-            while (runner.iter == 4 and time.perf_counter() < end
-                   and 'cpu/rss_mib' not in hook._sampler.latest):
+            while (
+                runner.iter == 4
+                and time.perf_counter() < end
+                and 'cpu/rss_mib' not in hook._sampler.latest
+            ):
                 time.sleep(0.01)
 
     hook = GPUStatsHook(sample_interval_s=0.01)
@@ -302,7 +334,7 @@ class Clock:
     """Time that passes when told so, to the hook alone."""
 
     def __init__(self):
-        self.now = 0.
+        self.now = 0.0
 
     def __deepcopy__(self, memo):  # of the data set by the runner
         return self
@@ -322,7 +354,6 @@ def clock(monkeypatch):
 
 
 class SlowNumbers(Numbers):
-
     def __init__(self, seconds_per_batch, sleep, **kwargs):
         super().__init__(**kwargs)
         self.seconds, self.sleep = seconds_per_batch / 4, sleep
@@ -349,8 +380,12 @@ class SlowHook(Hook):
 
 def test_throughput_and_share_of_waiting(tmp_path, clock):
     """1 s for the data of 4 samples, 3 s for the rest; validation counts as neither."""
-    runner = make_runner(tmp_path, hooks=[SlowHook(3, clock.sleep), GPUStatsHook()], val_interval=2,
-                         dataset=SlowNumbers(1, clock.sleep))
+    runner = make_runner(
+        tmp_path,
+        hooks=[SlowHook(3, clock.sleep), GPUStatsHook()],
+        val_interval=2,
+        dataset=SlowNumbers(1, clock.sleep),
+    )
     runner.train()
     events = read_events(runner)
     assert events['data_wait_percent'] == [(step, 25) for step in range(2, 9)]
@@ -361,11 +396,15 @@ def test_throughput_and_share_of_waiting(tmp_path, clock):
 @pytest.mark.parametrize('seconds, warns', [(1.1, True), (0.9, False)])
 def test_starving_is_warned_of_once_with_advice(tmp_path, clock, seconds, warns):
     hook = GPUStatsHook(wait_warning_percent=50, wait_window=3)
-    runner = make_runner(tmp_path, hooks=[SlowHook(1, clock.sleep), hook],
-                         dataset=SlowNumbers(seconds, clock.sleep))
+    runner = make_runner(
+        tmp_path, hooks=[SlowHook(1, clock.sleep), hook], dataset=SlowNumbers(seconds, clock.sleep)
+    )
     runner.train()
-    found = re.findall(r'(\d+) % of the time of the last 3 iterations was spent waiting for data, '
-                       r'with num_workers=0 .*train_dataloader.num_workers=4', log_of(runner))
+    found = re.findall(
+        r'(\d+) % of the time of the last 3 iterations was spent waiting for data, '
+        r'with num_workers=0 .*train_dataloader.num_workers=4',
+        log_of(runner),
+    )
     assert found == ['52'] * warns
 
 
@@ -378,25 +417,42 @@ def test_checkpoints_do_not_keep_what_the_device_did(tmp_path):
         assert not any('cpu/' in key or 'samples_per_s' in key for key in saved[part])
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(sample_interval_s=0), 'sample_interval_s=0 must be above 0'),
-    (dict(wait_window=0), 'wait_window=0 must be at least 1')])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(sample_interval_s=0), 'sample_interval_s=0 must be above 0'),
+        (dict(wait_window=0), 'wait_window=0 must be at least 1'),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         GPUStatsHook(**arguments)
 
 
 def rank_values(iter_s, wait, used, **more):
-    return {'iter_s': iter_s, 'samples_per_s': 4 / iter_s, 'data_wait_percent': wait,
-            'gpu/memory_used_mib': used, **more}
+    return {
+        'iter_s': iter_s,
+        'samples_per_s': 4 / iter_s,
+        'data_wait_percent': wait,
+        'gpu/memory_used_mib': used,
+        **more,
+    }
 
 
 def test_summary_of_ranks():
-    ranks = [rank_values(0.5, 5, 900, **{'gpu/util_percent': 90, 'gpu/temperature_c': 50}),
-             rank_values(1.0, 1, 700, **{'gpu/util_percent': 50, 'gpu/temperature_c': 70})]
+    ranks = [
+        rank_values(0.5, 5, 900, **{'gpu/util_percent': 90, 'gpu/temperature_c': 50}),
+        rank_values(1.0, 1, 700, **{'gpu/util_percent': 50, 'gpu/temperature_c': 70}),
+    ]
     assert summarise(ranks) == {
-        'samples_per_s': 12, 'data_wait_percent': 5, 'gpu/memory_used_mib': 900,
-        'gpu/util_percent': 70, 'gpu/temperature_c': 70, 'slowest_rank': 1, 'fullest_rank': 0}
+        'samples_per_s': 12,
+        'data_wait_percent': 5,
+        'gpu/memory_used_mib': 900,
+        'gpu/util_percent': 70,
+        'gpu/temperature_c': 70,
+        'slowest_rank': 1,
+        'fullest_rank': 0,
+    }
 
 
 def test_of_ranks_in_lock_step_the_one_that_waits_for_data_is_the_slowest():
@@ -408,11 +464,16 @@ def train_rank(rank, folder):
     """Rank 1 reads its data slowly; the other waits for its gradients."""
     readings = [dict(used=300, util=80), dict(used=500, util=20)][rank]
     device_stats.CPUReader.read = lambda self: {
-        'cpu/rss_mib': readings['used'], 'cpu/util_percent': readings['util']}
+        'cpu/rss_mib': readings['used'],
+        'cpu/util_percent': readings['util'],
+    }
     hook = GPUStatsHook(sample_interval_s=0.01, wait_window=3)
     runner = make_runner(
-        folder / 'work_dir', hooks=[WaitForReading(), hook], launcher='pytorch',
-        dataset=SlowNumbers(0.3 * rank, time.sleep, num_samples=32))
+        folder / 'work_dir',
+        hooks=[WaitForReading(), hook],
+        launcher='pytorch',
+        dataset=SlowNumbers(0.3 * rank, time.sleep, num_samples=32),
+    )
     runner.train()
     if rank == 0:
         return dict(log=log_of(runner), events=read_events(runner))

@@ -8,12 +8,11 @@ import cv2
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+
+from swin_ext.engine.hooks import HistoryHook, history
+from swin_ext.engine.hooks.history import read_history
 from toy_watched_run import make_runner
 from two_ranks import log_of
-
-from swin_ext.engine import history
-from swin_ext.engine.history import read_history
-from swin_ext.engine.hooks import HistoryHook
 
 
 class MeanAP(BaseMetric):
@@ -31,7 +30,6 @@ class MeanAP(BaseMetric):
 
 
 class Failing(Hook):
-
     def __init__(self, at):
         self.at = at
 
@@ -42,8 +40,9 @@ class Failing(Hook):
 
 def run(work_dir, *hooks, **kwargs):
     """8 iterations, 4 an epoch, each logged."""
-    return make_runner(work_dir, hooks=[HistoryHook(), *hooks], val_interval=4,
-                       val_evaluator=[MeanAP()], **kwargs)
+    return make_runner(
+        work_dir, hooks=[HistoryHook(), *hooks], val_interval=4, val_evaluator=[MeanAP()], **kwargs
+    )
 
 
 def scalars_json(runner):
@@ -112,7 +111,7 @@ def test_the_table_of_an_earlier_training_is_kept(tmp_path):
     earlier = (tmp_path / 'history.csv').read_text()
     second = run(tmp_path, max_epochs=1)
     second.train()
-    kept, = tmp_path.glob('history_before_*.csv')
+    (kept,) = tmp_path.glob('history_before_*.csv')
     assert kept.read_text() == earlier and str(kept) in log_of(second)
     assert list(read_history(tmp_path / 'history.csv')) == [1, 2, 3, 4]
 
@@ -122,7 +121,7 @@ def test_a_table_that_cannot_be_continued_is_kept(tmp_path):
     (tmp_path / 'history.csv').write_text('patient,age\n1,50\n')
     resumed = run(tmp_path, resume=True, load_from=str(tmp_path / 'iter_4.pth'))
     resumed.train()
-    kept, = tmp_path.glob('history_before_*.csv')
+    (kept,) = tmp_path.glob('history_before_*.csv')
     assert kept.read_text() == 'patient,age\n1,50\n'
     assert 'history.csv, line 2: not a column "step"' in log_of(resumed)
     assert list(read_history(tmp_path / 'history.csv'))[-4:] == [5, 6, 7, 8]
@@ -145,6 +144,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 
 def test_curves_that_cannot_be_drawn_do_not_end_the_training(tmp_path, monkeypatch):
     from swin_ext.visualization import curves
+
     monkeypatch.setattr(curves, 'plot_map', lambda *args: 1 / 0)
     runner = run(tmp_path)
     runner.train()

@@ -1,4 +1,5 @@
 """A loss that is NaN for some image ids leaves no trace but in the log."""
+
 from __future__ import annotations
 
 import math
@@ -10,12 +11,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from toy_detector import ToyDetector, ToyImages, make_runner
-from two_ranks import log_of, run_on_two_ranks
 
+from swin_ext.checkpoint.safe_reading import load_checkpoint_file
 from swin_ext.engine.hooks import NonFiniteLossHook
 from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossError
-from swin_ext.engine.safe_checkpoint import load_checkpoint_file
+from toy_detector import ToyDetector, ToyImages, make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 NAN, INF = math.nan, math.inf
 # Ids are 100 to 115, in batches of four and their order: 105 is in iterations 2 and 6.
@@ -34,8 +35,9 @@ class Recorder(Hook):
         model = getattr(runner.model, 'module', runner.model)
         self.weights.append(parameters(model))
         state = runner.optim_wrapper.optimizer.state
-        self.states.append([value.clone() for p in model.parameters()
-                            for value in state.get(p, {}).values()])
+        self.states.append(
+            [value.clone() for p in model.parameters() for value in state.get(p, {}).values()]
+        )
 
 
 def parameters(model):
@@ -52,9 +54,12 @@ def make_model(bad_losses):
 def train(work_dir, bad_losses, wrapper=None, hooks=(), limits=None, **kwargs):
     recorder = Recorder()
     runner = make_runner(
-        work_dir, model=make_model(bad_losses),
+        work_dir,
+        model=make_model(bad_losses),
         hooks=[dict(type='NonFiniteLossHook', **(limits or {})), recorder, *hooks],
-        optim_wrapper=dict(optimizer=dict(ADAMW), **(wrapper or {})), **kwargs)
+        optim_wrapper=dict(optimizer=dict(ADAMW), **(wrapper or {})),
+        **kwargs,
+    )
     runner.train()
     return runner, recorder
 
@@ -67,8 +72,11 @@ def train_plainly(left_out, num_iters=8, accumulative_counts=1, factors=None):
     dataset, history = ToyImages(), []
     for step in range(num_iters):
         samples = [dataset[i] for i in range(step * 4 % 16, step * 4 % 16 + 4)]
-        losses = model(torch.stack([sample['inputs'] for sample in samples]),
-                       [sample['data_samples'] for sample in samples], mode='loss')
+        losses = model(
+            torch.stack([sample['inputs'] for sample in samples]),
+            [sample['data_samples'] for sample in samples],
+            mode='loss',
+        )
         (sum(losses.values()) / accumulative_counts).backward()
         if (step + 1) % accumulative_counts == 0:
             if step not in left_out:
@@ -96,11 +104,14 @@ def test_weights_and_optimizer_stay_and_training_goes_on(tmp_path, factor):
             assert torch.equal(own, before)
 
 
-@pytest.mark.parametrize('wrapper, left_out', [
-    (dict(accumulative_counts=2), [1, 5]),  # the last of the two
-    (dict(accumulative_counts=4), [3, 7]),  # one amid four
-    (dict(accumulative_counts=4, clip_grad=dict(max_norm=1e6)), [3, 7]),
-])
+@pytest.mark.parametrize(
+    'wrapper, left_out',
+    [
+        (dict(accumulative_counts=2), [1, 5]),  # the last of the two
+        (dict(accumulative_counts=4), [3, 7]),  # one amid four
+        (dict(accumulative_counts=4, clip_grad=dict(max_norm=1e6)), [3, 7]),
+    ],
+)
 def test_the_update_is_left_out_that_a_batch_is_accumulated_for(tmp_path, wrapper, left_out):
     _, recorder = train(tmp_path, {105: NAN}, wrapper)
     assert_same(recorder.weights, train_plainly(left_out, 8, wrapper['accumulative_counts']))
@@ -118,11 +129,14 @@ def test_images_are_logged(tmp_path):
     assert logged[0].endswith(f'image ids: {images}')
 
 
-@pytest.mark.parametrize('limits, bad_ids, last_iteration, reason', [
-    (dict(max_consecutive=2), [105, 109], 3, r'2 times in a row \(max_consecutive\)'),
-    (dict(max_consecutive=2, max_total=2), [105, 113], 4, r'2 times in all \(max_total\)'),
-    (dict(max_consecutive=1), [101], 1, r'1 times in a row \(max_consecutive\)'),
-])
+@pytest.mark.parametrize(
+    'limits, bad_ids, last_iteration, reason',
+    [
+        (dict(max_consecutive=2), [105, 109], 3, r'2 times in a row \(max_consecutive\)'),
+        (dict(max_consecutive=2, max_total=2), [105, 113], 4, r'2 times in all \(max_total\)'),
+        (dict(max_consecutive=1), [101], 1, r'1 times in a row \(max_consecutive\)'),
+    ],
+)
 def test_limits_stop_with_a_checkpoint(tmp_path, limits, bad_ids, last_iteration, reason):
     with pytest.raises(NonFiniteLossError, match=reason) as error:
         train(tmp_path, dict.fromkeys(bad_ids, NAN), limits=limits)
@@ -143,7 +157,8 @@ def test_limits_stop_with_a_checkpoint(tmp_path, limits, bad_ids, last_iteration
     assert rank['rank'] == 0
     assert rank['images'] == [
         dict(img_id=100 + i, img_path=f'images/{i}.png', scale_factor=[1.0, 1.0])
-        for i in range(first, first + 4)]
+        for i in range(first, first + 4)
+    ]
     assert rank['losses'].keys() == {'loss', 'loss_cls', 'loss_bbox'}
     assert math.isnan(rank['losses']['loss']) and math.isfinite(rank['losses']['loss_bbox'])
 
@@ -151,8 +166,9 @@ def test_limits_stop_with_a_checkpoint(tmp_path, limits, bad_ids, last_iteration
 def test_a_run_can_go_on_from_the_diagnostic_checkpoint(tmp_path):
     with pytest.raises(NonFiniteLossError):
         train(tmp_path, {105: NAN}, limits=dict(max_consecutive=1))
-    _, recorder = train(tmp_path / 'resumed', {}, resume=True,
-                        load_from=str(tmp_path / 'nonfinite_loss/iter_2.pth'))
+    _, recorder = train(
+        tmp_path / 'resumed', {}, resume=True, load_from=str(tmp_path / 'nonfinite_loss/iter_2.pth')
+    )
     assert_same(recorder.weights, train_plainly(left_out=[1])[2:])
 
 
@@ -160,11 +176,21 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
     bad = dict.fromkeys([105, 109], NAN)
     train(tmp_path / 'whole', bad)
     with pytest.raises(NonFiniteLossError, match='iteration 3, .* 2 times in a row'):
-        train(tmp_path / 'in_a_row', bad, limits=dict(max_consecutive=2), resume=True,
-              load_from=str(tmp_path / 'whole/iter_2.pth'))
+        train(
+            tmp_path / 'in_a_row',
+            bad,
+            limits=dict(max_consecutive=2),
+            resume=True,
+            load_from=str(tmp_path / 'whole/iter_2.pth'),
+        )
     with pytest.raises(NonFiniteLossError, match='iteration 6, .* 3 times in all'):
-        train(tmp_path / 'in_all', bad, limits=dict(max_total=3), resume=True,
-              load_from=str(tmp_path / 'whole/iter_5.pth'))
+        train(
+            tmp_path / 'in_all',
+            bad,
+            limits=dict(max_total=3),
+            resume=True,
+            load_from=str(tmp_path / 'whole/iter_5.pth'),
+        )
 
 
 class InfiniteGradient(torch.autograd.Function):
@@ -184,8 +210,11 @@ def test_stops_at_once_where_the_weights_are_not_finite(tmp_path):
     forward = model.head.forward
     model.head.forward = lambda x: InfiniteGradient.apply(forward(x))
     runner = make_runner(tmp_path, model=model, hooks=[NonFiniteLossHook()])
-    with pytest.raises(NonFiniteLossError, match=r'iteration 2,.* tensors of the model are not '
-                                                 r'finite themselves, e.g. backbone.layer1.0.weig'):
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r'iteration 2,.* tensors of the model are not '
+        r'finite themselves, e.g. backbone.layer1.0.weig',
+    ):
         runner.train()
 
 
@@ -194,16 +223,17 @@ def test_gradients_that_overflow_under_loss_scaling_do_not_count(tmp_path):
     scales = []
 
     class ScaleLoss(Hook):
-
         def before_train(self, runner):
             runner.optim_wrapper.loss_scaler = torch.amp.GradScaler(
-                'cpu', init_scale=2.0**127, backoff_factor=2.0**-120)
+                'cpu', init_scale=2.0**127, backoff_factor=2.0**-120
+            )
 
         def after_train_iter(self, runner, **kwargs):
             scales.append(math.log2(runner.optim_wrapper.loss_scaler.get_scale()))
 
     runner, recorder = train(
-        tmp_path, {100: 1000.0, 105: NAN}, dict(type='AutocastOptimWrapper'), hooks=[ScaleLoss()])
+        tmp_path, {100: 1000.0, 105: NAN}, dict(type='AutocastOptimWrapper'), hooks=[ScaleLoss()]
+    )
     # The scale of the first iteration is too large, and lowered. A NaN leaves it alone.
     assert scales == [7] * 8
     assert_same(recorder.weights, train_plainly(left_out=[0, 1, 5], factors={100: 1000.0}))
@@ -220,25 +250,32 @@ def test_the_optimizer_is_left_as_it_was(tmp_path):
 
 def test_batches_without_metainfo_are_named_by_iteration(tmp_path):
     class Unnamed(ToyImages):
-
         def __getitem__(self, idx):
             return dict(inputs=super().__getitem__(idx)['inputs'])
 
     class Diverging(ToyDetector):
-
         def forward(self, inputs, mode='loss'):
             return dict(loss=self.head(torch.stack(inputs)).mean() * NAN)
 
-    runner = make_runner(tmp_path, model=Diverging(), dataset=Unnamed(), max_epochs=1,
-                         hooks=[NonFiniteLossHook()], runner_type=Runner)
+    runner = make_runner(
+        tmp_path,
+        model=Diverging(),
+        dataset=Unnamed(),
+        max_epochs=1,
+        hooks=[NonFiniteLossHook()],
+        runner_type=Runner,
+    )
     runner.train()
     assert 'rank 0: loss=nan; image ids: not in the batch' in log_of(runner)
 
 
-@pytest.mark.parametrize('limits, message', [
-    (dict(max_consecutive=0), 'max_consecutive=0 must be a number of iterations, 1 or more'),
-    (dict(max_total='all'), "max_total='all' must be a number of iterations, 1 or more"),
-])
+@pytest.mark.parametrize(
+    'limits, message',
+    [
+        (dict(max_consecutive=0), 'max_consecutive=0 must be a number of iterations, 1 or more'),
+        (dict(max_total='all'), "max_total='all' must be a number of iterations, 1 or more"),
+    ],
+)
 def test_refused_limits(limits, message):
     with pytest.raises(ValueError, match=message):
         NonFiniteLossHook(**limits)
@@ -259,13 +296,22 @@ def train_rank(rank, folder: Path) -> dict:
     results = {}
     for counts in (1, 2):
         runner, recorder = train(
-            folder / f'skipped{counts}', {105: NAN}, dict(accumulative_counts=counts),
-            launcher='pytorch', batch_size=2)
+            folder / f'skipped{counts}',
+            {105: NAN},
+            dict(accumulative_counts=counts),
+            launcher='pytorch',
+            batch_size=2,
+        )
         results[f'weights{counts}'] = recorder.weights
         results[f'log{counts}'] = log_of(runner) if rank == 0 else ''
     try:
-        train(folder / 'stopped', dict.fromkeys([105, 108], NAN), limits=dict(max_consecutive=2),
-              launcher='pytorch', batch_size=2)
+        train(
+            folder / 'stopped',
+            dict.fromkeys([105, 108], NAN),
+            limits=dict(max_consecutive=2),
+            launcher='pytorch',
+            batch_size=2,
+        )
     except NonFiniteLossError as error:
         results['error'] = str(error)
     results['checkpoint'] = (folder / 'stopped/nonfinite_loss/iter_3.pth').is_file()
@@ -298,10 +344,14 @@ def test_the_main_rank_logs_the_images_of_all(ranks):
 def test_ranks_stop_together_after_the_checkpoint_is_written(ranks):
     folder, results = ranks
     for rank in results:
-        assert 'stopped at iteration 3, whose loss is not finite: it was not finite 2 times' in (
-            rank['error'])
+        assert (
+            'stopped at iteration 3, whose loss is not finite: it was not finite 2 times'
+            in (rank['error'])
+        )
         assert 'rank 0: loss=nan' in rank['error']
         assert rank['checkpoint']
     checkpoint = load_checkpoint_file(folder / 'stopped/nonfinite_loss/iter_3.pth')
-    assert [[image['img_id'] for image in rank['images']]
-            for rank in checkpoint['meta']['nonfinite_loss']] == [[108, 110], [109, 111]]
+    assert [
+        [image['img_id'] for image in rank['images']]
+        for rank in checkpoint['meta']['nonfinite_loss']
+    ] == [[108, 110], [109, 111]]

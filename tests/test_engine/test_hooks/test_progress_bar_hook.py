@@ -5,10 +5,10 @@ import re
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from toy_watched_run import make_runner
-from two_ranks import log_of, run_on_two_ranks
 
 from swin_ext.engine.hooks import GPUStatsHook, ProgressBarHook
+from toy_watched_run import make_runner
+from two_ranks import log_of, run_on_two_ranks
 
 
 class Terminal(io.StringIO):
@@ -29,13 +29,13 @@ class Terminal(io.StringIO):
                 row -= 1
             elif not part.startswith('\x1b'):  # colours
                 line = lines[row].ljust(column)
-                lines[row] = line[:column] + part + line[column + len(part):]
+                lines[row] = line[:column] + part + line[column + len(part) :]
                 column += len(part)
         return [line.rstrip() for line in lines if line.strip()]
 
 
 def use_terminal(runner, terminal):
-    handler, = (h for h in runner.logger.handlers if type(h) is logging.StreamHandler)
+    (handler,) = (h for h in runner.logger.handlers if type(h) is logging.StreamHandler)
     handler.setStream(terminal)
     return handler
 
@@ -80,8 +80,12 @@ def watched(tmp_path):
     terminal = Terminal()
     screens = Screens(terminal)
     runner = make_runner(
-        tmp_path, hooks=[ProgressBarHook(), GPUStatsHook(), screens], val_interval=4,
-        val_evaluator=[Printing(terminal)], log_interval=2)
+        tmp_path,
+        hooks=[ProgressBarHook(), GPUStatsHook(), screens],
+        val_interval=4,
+        val_evaluator=[Printing(terminal)],
+        log_interval=2,
+    )
     use_terminal(runner, terminal)
     runner.train()
     return runner, screens.seen, terminal
@@ -108,8 +112,9 @@ def test_the_bar_tells_loss_rate_time_left_and_device(watched):
 
 def test_log_lines_are_those_of_the_log_file(watched):
     runner, _, terminal = watched
-    in_file = [line.rstrip() for line in re.findall(
-        r'mmengine - \w+ - (?:Epoch|Saving).*', log_of(runner))]
+    in_file = [
+        line.rstrip() for line in re.findall(r'mmengine - \w+ - (?:Epoch|Saving).*', log_of(runner))
+    ]
     shown = [without_time(line) for line in terminal.screen()]
     assert len(in_file) >= 6
     assert [line for line in shown if line in in_file] == in_file
@@ -120,12 +125,12 @@ def test_what_metrics_print_is_left_alone(watched):
     for _ in range(2):
         start = screen.index('Evaluate annotation type')
         assert screen[start + 1] == 'DONE'
-        screen = screen[start + 2:]
+        screen = screen[start + 2 :]
 
 
 def test_the_stream_is_given_back(watched):
     runner, _, terminal = watched
-    handler, = (h for h in runner.logger.handlers if type(h) is logging.StreamHandler)
+    (handler,) = (h for h in runner.logger.handlers if type(h) is logging.StreamHandler)
     assert handler.stream is terminal
     assert '100%' in terminal.screen()[-1] or 'mmengine' in terminal.screen()[-1]
 
@@ -134,8 +139,12 @@ def test_a_resumed_run_starts_where_it_was(tmp_path):
     make_runner(tmp_path, max_epochs=1).train()
     terminal = Terminal()
     screens = Screens(terminal)
-    runner = make_runner(tmp_path, hooks=[ProgressBarHook(), screens], resume=True,
-                         load_from=str(tmp_path / 'iter_4.pth'))
+    runner = make_runner(
+        tmp_path,
+        hooks=[ProgressBarHook(), screens],
+        resume=True,
+        load_from=str(tmp_path / 'iter_4.pth'),
+    )
     use_terminal(runner, terminal)
     runner.train()
     assert ' 5/8 [' in screens.seen[5][-1] and screens.seen[5][-1].startswith('train:  62%')

@@ -1,0 +1,1 @@
+"""Checkpoints: read safely, matched to a model, written whole, found again."""

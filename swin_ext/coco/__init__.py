@@ -1,0 +1,1 @@
+"""The annotation format: entries, masks, categories and their checks."""

@@ -1,0 +1,1 @@
+"""Pixels of one file and how they become an image that a network takes."""

@@ -1,0 +1,1 @@
+"""What is not of this field: files, hashes, downloads, optional packages, errors."""

@@ -1,0 +1,221 @@
+"""DICOM series with contour files and DICOM-SEG, against the shapes they were written from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from cmr_files import (
+    ED_NUMBERS,
+    ES_NUMBERS,
+    HEIGHT,
+    WIDTH,
+    heart,
+    pixels_of,
+    read_coco,
+    write_contour_patient,
+    write_dicom,
+    write_segmentation,
+    write_segmentation_patient,
+)
+
+from swin_ext.conversion import dicom
+from swin_ext.conversion.coco_writer import Settings
+from swin_ext.conversion.convert import Split, convert
+from swin_ext.conversion.study import LabelMap
+from swin_ext.images.reading import read_frame
+
+
+def run(
+    root: Path,
+    out: Path,
+    labels='1=LV,2=Myo',
+    contours='contours/{patient}',
+    segmentations=None,
+    images='dicom/{patient}',
+    link=None,
+    **settings,
+) -> list[dict]:
+    studies = dicom.find_studies(root, images, contours, segmentations, link)
+    settings = dict(dict(patient_ids='folder'), **settings)
+    convert(studies, out, Settings(LabelMap.parse(labels), **settings), Split(val_fraction=0))
+    return read_coco(out / 'train.json')
+
+
+def test_frames_with_both_contours_become_cavity_and_ring(tmp_path):
+    write_contour_patient(tmp_path / 'in', 'A')
+    images = run(tmp_path / 'in', tmp_path / 'out')
+    assert [image['file_name'] for image in images] == ['A/A_0019.png', 'A/A_0039.png']
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    distance = np.hypot(y - 18, x - 28)
+    for image in images:
+        lv, myo = image['masks']['LV'], image['masks']['Myo']
+        assert not (lv & myo).any() and image['parts'] == dict(LV=1, Myo=1)
+        assert lv[distance < 7].all() and not lv[distance > 9.5].any()
+        assert myo[(distance > 9.5) & (distance < 11)].all() and not myo[distance > 13.5].any()
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert report['left_out'] == {'frames without both contours': 2, 'frames without a contour': 1}
+
+
+def test_phase_slice_and_spacing_come_from_the_geometry(tmp_path):
+    write_contour_patient(tmp_path / 'in', 'A')
+    images = run(tmp_path / 'in', tmp_path / 'out', labels='1=LV')
+    found = {int(image['file_name'][-8:-4]): (image['phase'], image['slice']) for image in images}
+    assert found == {8: ('ES', 0), 19: ('ED', 0), 28: ('ES', 1), 39: ('ED', 1)}
+    assert set(ES_NUMBERS + ED_NUMBERS) == set(found)
+    assert {(image['phase'], image['frame']) for image in images} == {('ES', 7), ('ED', 18)}
+    assert {(image['spacing_mm'], image['slice_spacing_mm']) for image in images} == {(1.25, 8)}
+
+
+def test_one_annotated_phase_stays_unnamed(tmp_path):
+    write_contour_patient(tmp_path / 'in', 'A')
+    for number in ES_NUMBERS:
+        (tmp_path / 'in' / 'contours' / 'A' / f'IM-0001-{number:04d}-icontour-manual.txt').unlink()
+    assert [image.get('phase') for image in run(tmp_path / 'in', tmp_path / 'out')] == [None] * 2
+
+
+def test_link_names_the_folder_of_the_contours(tmp_path):
+    root = tmp_path / 'in'
+    write_contour_patient(root, 'A')
+    expected = run(root, tmp_path / 'before')
+    (root / 'contours' / 'A').rename(root / 'contours' / 'SC-1')
+    (root / 'link.csv').write_text('patient_id,original_id\nA,SC-1\n')
+    run(root, tmp_path / 'after', link=root / 'link.csv')
+    assert len(expected) == 2
+    assert (tmp_path / 'after' / 'train.json').read_bytes() == (
+        tmp_path / 'before' / 'train.json'
+    ).read_bytes()
+
+
+def test_pixels_equal_the_library_s(tmp_path):
+    write_contour_patient(tmp_path / 'in', 'A')
+    for image in run(tmp_path / 'in', tmp_path / 'out', pixels='png16'):
+        found = cv2.imread(str(tmp_path / 'out' / 'images' / image['file_name']), -1)
+        source = tmp_path / 'in' / image['source_file']
+        np.testing.assert_array_equal(found, pydicom.dcmread(source).pixel_array)
+
+
+def test_png8_window_is_that_of_the_image(tmp_path):
+    write_contour_patient(tmp_path / 'in', 'A')
+    for image in run(tmp_path / 'in', tmp_path / 'out'):
+        found = cv2.imread(str(tmp_path / 'out' / 'images' / image['file_name']), -1)
+        pixels = pydicom.dcmread(tmp_path / 'in' / image['source_file']).pixel_array
+        low, high = np.percentile(pixels, [0.5, 99.5])
+        expected = np.floor(np.clip((pixels - low) / (high - low), 0, 1) * 255)
+        assert np.abs(found - expected).max() <= 1
+
+
+def test_segments_of_dicom_seg_become_classes(tmp_path):
+    pytest.importorskip('highdicom')
+    label_maps = write_segmentation_patient(tmp_path / 'in', 'A')
+    images = run(
+        tmp_path / 'in', tmp_path / 'out', '1=LV,2=Myo,3=RV', None, '{patient}', '{patient}'
+    )
+    assert [image['slice'] for image in images] == [0, 1]
+    for image in images:
+        assert list(image['masks']) == ['LV', 'Myo', 'RV']
+        for value, mask in enumerate(image['masks'].values(), 1):
+            np.testing.assert_array_equal(mask, label_maps[image['slice']] == value)
+        assert image['source_file'] == f'A/sa/{image["slice"]}.dcm'
+
+
+def write_multi_frame(path: Path, frames: np.ndarray):
+    """Enhanced MR image of one volume, with what the standard asks for, and identifying tags."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    dataset = write_dicom(
+        path,
+        frames[0],
+        phases=None,
+        NumberOfFrames=len(frames),
+        ImagePositionPatient=None,
+        ImageOrientationPatient=None,
+        PixelSpacing=None,
+        SliceThickness=None,
+        SOPClassUID='1.2.840.10008.5.1.4.1.1.4.1',
+    )
+
+    def item(**elements):
+        item = Dataset()
+        for keyword, value in elements.items():
+            setattr(item, keyword, value)
+        return item
+
+    def group(**elements):
+        return Sequence([item(**elements)])
+
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.SharedFunctionalGroupsSequence = group(
+        PixelMeasuresSequence=group(
+            PixelSpacing=[1.25, 1.5], SliceThickness=8, SpacingBetweenSlices=8
+        ),
+        PlaneOrientationSequence=group(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    )
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(
+        [
+            item(
+                PlanePositionSequence=group(ImagePositionPatient=[-20.0, -30.0, 8.0 * z]),
+                FrameContentSequence=group(DimensionIndexValues=[z + 1]),
+            )
+            for z in range(len(frames))
+        ]
+    )
+    dataset.ImageType = ['ORIGINAL', 'PRIMARY', 'CARDIAC', 'NONE']
+    dataset.DimensionOrganizationSequence = group(DimensionOrganizationUID='1.2.3.4')
+    dataset.DimensionIndexSequence = group(
+        DimensionIndexPointer=0x00200032,
+        FunctionalGroupPointer=0x00209113,
+        DimensionOrganizationUID='1.2.3.4',
+    )
+    dataset.PixelData = frames.astype(np.int16).tobytes()
+    dataset.save_as(path, write_like_original=False)
+    return dataset
+
+
+def test_segmented_multi_frame_files_are_read_frame_by_frame(tmp_path):
+    pytest.importorskip('highdicom')
+    label_maps = np.choose(np.stack([heart(5), heart(6)]), [0, 1, 2, 0, 3]).astype(np.uint8)
+    frames = np.stack([pixels_of(heart(5), 1), pixels_of(heart(6), 2)])
+    source = write_multi_frame(tmp_path / 'in' / 'A' / 'volume.dcm', frames)
+    write_segmentation(tmp_path / 'in' / 'A' / 'seg.dcm', [source], label_maps)
+    images = run(
+        tmp_path / 'in',
+        tmp_path / 'out',
+        '1=LV,2=Myo,3=RV',
+        None,
+        '{patient}',
+        '{patient}',
+        pixels='none',
+    )
+    assert [(image['slice'], image['frame_index']) for image in images] == [(0, 0), (1, 1)]
+    for image in images:
+        z = image['slice']
+        for value, mask in enumerate(image['masks'].values(), 1):
+            np.testing.assert_array_equal(mask, label_maps[z] == value)
+        assert image['spacing_mm'] == [1.25, 1.5] and image['slice_spacing_mm'] == 8
+        np.testing.assert_array_equal(
+            read_frame(tmp_path / 'in' / image['file_name'], frame_index=image['frame_index']),
+            frames[z],
+        )
+
+
+def test_slices_are_numbered_along_the_normal_of_the_planes(tmp_path):
+    oblique = [0.6, 0.8, 0, 0, 0, -1]  # normal (-0.8, 0.6, 0)
+    for number, step in enumerate((16, 0, 8), 1):
+        write_dicom(
+            tmp_path / f'{number}.dcm',
+            pixels_of(heart()),
+            number,
+            ImageOrientationPatient=oblique,
+            ImagePositionPatient=[-0.8 * step + 100, 0.6 * step, 5],
+        )
+    write_dicom(tmp_path / '4.dcm', pixels_of(heart()), 4)  # another view
+    frames = dicom.read_frames(sorted(tmp_path.glob('*.dcm')), None)
+    numbers = [dicom.number_slices(frames)[frame] for frame in frames]
+    assert [number for number, _ in numbers] == [2, 0, 1, 0]
+    assert [gap for _, gap in numbers] == pytest.approx([8, 8, 8, 8])
