@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from toy_cmr import ToyCMR
 
-REAL_DATA = Path(__file__).parents[2] / 'shared' / 'data'
+# Another place is given by the environment variable CMR_TEST_DATA.
+REAL_DATA = Path(os.environ.get('CMR_TEST_DATA') or Path(__file__).parents[2] / 'shared' / 'data')
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 
-ASIDE = '.saving'  # suffix of a file that is being written
+from swin_ext.utils import files
+
 LAST_CHECKPOINT = 'last_checkpoint'  # file in the work dir that names the newest checkpoint
 LONG_WAIT_SECONDS = 1.0
 
@@ -122,84 +122,28 @@ def _copied(value: Any, copies: dict) -> Any:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[_WholeWrites]:
+def replacing(path: str | os.PathLike) -> Iterator[files.WholeWrites]:
     """Open a file beside `path`, which takes the place of `path` once it is whole on the disk.
 
     Raises:
         CheckpointWriteError: If it cannot be written. `path` is as before.
     """
-    path = Path(path).absolute()
-    aside = path.with_name(path.name + ASIDE)
-    disk_error = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: a data loader's worker that is forked meanwhile must inherit no unwritten
-        # bytes, which it would write once more.
-        with open(aside, 'wb', buffering=0) as raw:
-            file = _WholeWrites(raw)
-            try:
-                yield file
-            finally:
-                disk_error = file.error
-            if disk_error is not None:
-                raise disk_error
-            os.fsync(raw.fileno())
-        os.replace(aside, path)
+        with files.replacing(path) as file:
+            yield file
     except Exception as error:
-        _unlink(aside)
-        reason = disk_error or error
-        folder = next(parent for parent in path.parents if parent.exists())
+        folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
         raise CheckpointWriteError(
-            f'{path} was not written: {type(reason).__name__}: {reason}. '
+            f'{Path(path).absolute()} was not written: {type(error).__name__}: {error}. '
             f'{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free in {folder}. Earlier '
             f'checkpoints and {LAST_CHECKPOINT} are as they were. If the disk is full, free some '
             'space or keep fewer checkpoints (max_keep_ckpts, top_k), then go on with --resume.'
         ) from error
-    except BaseException:
-        _unlink(aside)
-        raise
-    with contextlib.suppress(OSError):  # not every file system lets a folder be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _unlink(path: Path) -> None:
-    with contextlib.suppress(OSError):  # what kept it from being written may also keep it there
-        path.unlink()
-
-
-class _WholeWrites:
-    """What `torch.save` needs of a file, over an unbuffered one, whose writes may be partial.
-
-    Attributes:
-        error: The first error of the disk, for which `torch.save` may raise one of its own.
-    """
-
-    def __init__(self, raw: FileIO) -> None:
-        self._raw = raw
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        rest = memoryview(data).cast('B')
-        size = len(rest)
-        try:
-            while rest:
-                rest = rest[self._raw.write(rest) :]
-        except OSError as error:
-            self.error = self.error or error
-            raise
-        return size
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
 
 
 def remove_unfinished(folder: str | os.PathLike) -> list[str]:
     """Delete what a run that was killed while saving to `folder` left; return the names."""
-    unfinished = sorted(Path(folder).glob(f'*{ASIDE}'))
+    unfinished = sorted(Path(folder).glob(f'*{files.ASIDE}'))
     for path in unfinished:
         path.unlink(missing_ok=True)
     return [path.name for path in unfinished]

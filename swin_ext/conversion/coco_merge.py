@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from swin_ext.conversion.coco_writer import study_file
+from swin_ext.utils.files import replacing_text
 
 
 def read_study_header(out: Path, patient_id: str) -> dict | None:
@@ -32,7 +30,7 @@ def merge_studies(
     """
     path = out / f'{name}.json'
     categories = [dict(id=index, name=name) for index, name in enumerate(classes, 1)]
-    with written_aside(path) as file:
+    with replacing_text(path) as file:
         file.write(
             f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": ['
         )
@@ -48,18 +46,6 @@ def merge_studies(
         write_list(file, _annotations(out, patient_ids, classes, instances))
         file.write(']}\n')
     return images, instances
-
-
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[TextIO]:
-    """Open a text file beside `path`, which takes its place once all has been written."""
-    aside = path.with_name(f'.{path.name}.partial')
-    try:
-        with open(aside, 'w', encoding='utf-8') as file:
-            yield file
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_list(file, entries: Iterator[dict]) -> int:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from swin_ext.conversion.coco_merge import merge_studies, read_study_header, written_aside
+from swin_ext.conversion.coco_merge import merge_studies, read_study_header
 from swin_ext.conversion.coco_writer import Settings, study_file, write_study
 from swin_ext.conversion.splits import split_patients
 from swin_ext.conversion.study import ConversionError, Study, sha256_of
+from swin_ext.utils.files import replacing_text
 
 STATE_FILE = 'conversion.json'
 REPORT_FILE = 'report.json'
@@ -257,7 +258,7 @@ def clear_folder(out: Path) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    with written_aside(path) as file:
+    with replacing_text(path) as file:
         file.write(json.dumps(content, indent=2) + '\n')
 
 

@@ -34,6 +34,7 @@ from swin_ext.checkpoint.writer import (
     write_checkpoint,
     write_last_checkpoint,
 )
+from swin_ext.utils import files
 from toy_training import make_runner
 
 
@@ -279,14 +280,14 @@ def _save_until(step: int, folder: Path, outdated: str | None) -> None:
 
         return call
 
-    class File(checkpoint_writer._WholeWrites):
+    class File(files.WholeWrites):
         def write(self, data):
             if next(steps, None) is None:
                 super().write(bytes(data)[: len(data) // 2])
                 os._exit(9)
             return super().write(data)
 
-    checkpoint_writer._WholeWrites = File
+    files.WholeWrites = File
     for name in ('fsync', 'replace', 'open'):
         setattr(os, name, dying(getattr(os, name)))
     writer = CheckpointWriter()
@@ -341,7 +342,7 @@ def test_what_is_queued_behind_a_failure_is_left_out_whenever_one_asks(writer, t
 
 
 def test_a_disk_that_is_full_ends_training_with_the_old_checkpoint(tmp_path, monkeypatch):
-    real_write = checkpoint_writer._WholeWrites.write
+    real_write = files.WholeWrites.write
 
     def write(file, data):
         if file._raw.name.endswith('iter_8.pth.saving') and len(data) > 1000:
@@ -349,7 +350,7 @@ def test_a_disk_that_is_full_ends_training_with_the_old_checkpoint(tmp_path, mon
             raise file.error
         return real_write(file, data)
 
-    monkeypatch.setattr(checkpoint_writer._WholeWrites, 'write', write)
+    monkeypatch.setattr(files.WholeWrites, 'write', write)
     with pytest.raises(CheckpointWriteError, match='iter_8.pth was not .*No space left on device'):
         make_runner(tmp_path).train()
     assert [path.name for path in tmp_path.glob('*.pth*')] == ['iter_4.pth']
@@ -370,7 +371,7 @@ def test_partial_writes_are_completed(tmp_path):
             return min(3, len(data))
 
     raw = Raw()
-    assert checkpoint_writer._WholeWrites(raw).write(b'0123456789') == 10
+    assert files.WholeWrites(raw).write(b'0123456789') == 10
     assert raw.written == b'0123456789'
 
 

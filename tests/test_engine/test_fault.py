@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swin_ext.checkpoint import writer as checkpoint_writer
+from swin_ext.utils import files
 from toy_training import make_runner
 
 NUM_ITERATIONS = 60
@@ -27,12 +27,12 @@ def train(work_dir: Path, resume: bool) -> None:
     """Train 60 iterations of about 10 ms, with 12 periodic and up to 6 best checkpoints."""
     torch.set_num_threads(1)
 
-    class SlowDisk(checkpoint_writer._WholeWrites):
+    class SlowDisk(files.WholeWrites):
         def write(self, data):
             time.sleep(SECONDS_PER_WRITE)
             return super().write(data)
 
-    checkpoint_writer._WholeWrites = SlowDisk
+    files.WholeWrites = SlowDisk
     runner = make_runner(
         work_dir,
         max_epochs=6,

@@ -1,0 +1,5 @@
+"""Registers all that configs can name in MMEngine's registries, by importing it."""
+
+from swin_ext import datasets, engine, evaluation, models
+
+__all__ = ['datasets', 'engine', 'evaluation', 'models']
