@@ -93,8 +93,8 @@ def clinical_indices(volumes_ml: dict[str, dict[str, float]]) -> dict[str, float
         volumes_ml: Volumes by role ('lv', 'myo', 'rv') and phase ('ED', 'ES').
 
     Returns:
-        Some of the keys of `INDEX_UNITS`. The mass is that at end diastole. The ejection fraction
-        of a ventricle without any volume at end diastole is NaN.
+        Some of the keys of `INDEX_UNITS`. The mass is that at end diastole. A ventricle never
+        empties: where a volume is 0, the structure was not found, and the ejection fraction is NaN.
     """
     indices = {}
     for role, name in (('lv', 'LV'), ('rv', 'RV')):
@@ -105,7 +105,8 @@ def clinical_indices(volumes_ml: dict[str, dict[str, float]]) -> dict[str, float
             indices[f'{name}_ESV'] = by_phase['ES']
         if {'ED', 'ES'} <= set(by_phase):
             stroke = by_phase['ED'] - by_phase['ES']
-            indices[f'{name}_EF'] = 100 * stroke / by_phase['ED'] if by_phase['ED'] else math.nan
+            found = by_phase['ED'] > 0 and by_phase['ES'] > 0
+            indices[f'{name}_EF'] = 100 * stroke / by_phase['ED'] if found else math.nan
     if 'ED' in volumes_ml.get('myo', {}):
         indices['LV_mass'] = MYOCARDIAL_DENSITY_G_PER_ML * volumes_ml['myo']['ED']
     return indices

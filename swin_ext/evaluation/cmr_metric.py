@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from tqdm import tqdm
 
@@ -25,10 +25,17 @@ from swin_ext.evaluation.clinical import (
     volume_ml,
 )
 from swin_ext.evaluation.cmr_ground_truth import CMRGroundTruth, CMRImage, Stack
-from swin_ext.evaluation.samples import check_prediction, drop_duplicates
+from swin_ext.evaluation.samples import (
+    FailTogetherMixin,
+    as_labels,
+    check_prediction,
+    drop_duplicates,
+)
 from swin_ext.utils.optional import require
 
 DEFAULT_ROLES = dict(lv='LV', myo='Myo', rv='RV')
+# A structure that is found in fewer of its slices says little of the volume.
+FOUND_FRACTION = 0.5
 SCORES = ('dice', 'jaccard', 'hd95', 'assd')
 
 
@@ -41,16 +48,18 @@ class CMRReport:
         slices: Of each image and class, its scores.
         stacks: Of each patient, phase and class, its scores in 3-D and its volumes in ml.
         indices: Of each patient, predicted and reference values by name of the index.
+        findings: What to look at before a patient's figures are believed, by patient.
     """
 
     unit: str
     slices: list[dict] = field(default_factory=list)
     stacks: list[dict] = field(default_factory=list)
     indices: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    findings: dict[str, list[str]] = field(default_factory=dict)
 
 
 @METRICS.register_module()
-class CMRMetric(BaseMetric):
+class CMRMetric(FailTogetherMixin, BaseMetric):
     """Agreement per slice and per patient, and clinical indices, of instance segmentations.
 
     The instances of a class are merged into one mask per image, which is compared with the union
@@ -63,7 +72,8 @@ class CMRMetric(BaseMetric):
     - `cmr/LV_dice_3d` and so on: means over the stacks (patient and phase).
     - `cmr/LV_EDV_bias_ml`, `cmr/LV_EDV_loa_lower_ml`, `cmr/LV_EDV_loa_upper_ml`: bias and limits
       of agreement over patients, also for `LV_ESV`, `LV_EF` (`_percent`), `LV_mass` (`_g`) and
-      `RV_*`.
+      `RV_*`. A patient whose ventricle was not found at ED or ES has no predicted EF;
+      `cmr/not_measured_LV_EF` counts these patients.
 
     The last two need `patient_id`, `slice` and `slice_spacing_mm` on the images of the JSON, and
     `phase` with the values 'ED' and 'ES' for the indices; what an image lacks is logged, and the
@@ -121,7 +131,7 @@ class CMRMetric(BaseMetric):
         truth, num_classes = self._ground_truth(), len(self.dataset_meta['classes'])
         for sample in data_samples:
             pred, image_id = sample['pred_instances'], sample['img_id']
-            labels, scores = pred['labels'].cpu().numpy(), pred['scores'].cpu().numpy()
+            labels, scores = as_labels(pred['labels']), pred['scores'].cpu().numpy()
             check_prediction(dict(img_id=image_id, labels=labels, scores=scores), num_classes)
             if 'masks' not in pred:
                 raise ValueError('CMRMetric needs masks, but the model predicts none.')
@@ -140,7 +150,7 @@ class CMRMetric(BaseMetric):
                     )
             self.results.append(dict(img_id=image_id, rles=rles))
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_figures(self, results: list) -> dict[str, float]:
         """Compare the merged masks of all ranks with the ground truth."""
         truth, classes = self._ground_truth(), self.dataset_meta['classes']
         results = drop_duplicates(results, image_id=lambda result: result['img_id'])
@@ -180,6 +190,8 @@ class CMRMetric(BaseMetric):
                 30,
             )
         self._compute_indices()
+        self._find_implausible()
+        self._log_extent(len(rles))
         return self._figures()
 
     def write_report(self, folder: str | Path) -> list[Path]:
@@ -254,6 +266,8 @@ class CMRMetric(BaseMetric):
                 'patient_id': stack.patient,
                 'phase': stack.phase,
                 'class': name,
+                'slices_predicted': int(pred[label].any((1, 2)).sum()),
+                'slices_annotated': int(truth[label].any((1, 2)).sum()),
                 **compare_masks(
                     pred[label], truth[label], spacing or (1, 1, 1), distances=spacing is not None
                 ),
@@ -276,6 +290,58 @@ class CMRMetric(BaseMetric):
             self.report.indices[patient] = {
                 name: (indices[0][name], indices[1][name]) for name in indices[0]
             }
+
+    def _find_implausible(self) -> None:
+        """Fill `report.findings`, and warn of each."""
+        findings = defaultdict(list)
+        for row in self.report.stacks:
+            predicted, annotated = row['slices_predicted'], row['slices_annotated']
+            if predicted < FOUND_FRACTION * annotated:
+                where = f' at {row["phase"]}' if row['phase'] else ''
+                findings[row['patient_id']].append(
+                    f'{row["class"]}{where} was found in {predicted} slices, but {annotated} are '
+                    'annotated'
+                )
+        for patient, indices in self.report.indices.items():
+            for index, pair in indices.items():
+                if not index.endswith('_EF'):
+                    continue
+                for source, value in zip(('predicted', 'reference'), pair):
+                    if math.isnan(value):
+                        findings[patient].append(
+                            f'{source} {index.replace("_", " ")} is undefined: no volume at ED or '
+                            'ES'
+                        )
+                    elif value < 0:
+                        findings[patient].append(
+                            f'{source} {index.replace("_", " ")} is {value:.0f} %: ED is smaller '
+                            'than ES, which may have been exchanged'
+                        )
+        self.report.findings = dict(findings)
+        for patient, texts in findings.items():
+            print_log(f'CMRMetric: patient {patient}: {"; ".join(texts)}.', 'current', 30)
+
+    def _log_extent(self, num_images: int) -> None:
+        report = self.report
+        without = len({row['image_id'] for row in report.slices}) - len(
+            {row['image_id'] for row in report.slices if row['annotated']}
+        )
+        patients = len({row['patient_id'] for row in report.stacks})
+        stacks = len({(row['patient_id'], row['phase']) for row in report.stacks})
+        MMLogger.get_current_instance().info(
+            f'CMRMetric: {num_images} slices, {without} of them without any annotation; {stacks} '
+            f'stacks of {patients} patients. Predictions count from a score of {self.score_thr:g}.'
+        )
+
+    def about(self) -> dict[str, float | int | str]:
+        """What the last evaluation was of, for the files that results are written to."""
+        report = self.report
+        return {
+            'annotation file': str(self._ground_truth().ann_file),
+            'slices': len({row['image_id'] for row in report.slices}),
+            'patients': len({row['patient_id'] for row in report.stacks}),
+            'score threshold of Dice and volumes': self.score_thr,
+        }
 
     def _names(self) -> list[str]:
         """Keys of `_figures`: what the ground truth allows, whatever part of it is evaluated."""
@@ -301,12 +367,13 @@ class CMRMetric(BaseMetric):
             for by_phase in phases.values()
             for index in clinical_indices(dict.fromkeys(roles, by_phase))
         }
-        return names + [
+        names += [
             f'{index}_{what}_{unit}'
             for index, unit in INDEX_UNITS.items()
             if index in possible
             for what in ('bias', 'loa_lower', 'loa_upper')
         ]
+        return names + [f'not_measured_{index}' for index in sorted(possible) if 'EF' in index]
 
     def _figures(self) -> dict[str, float]:
         report, classes = self.report, self.dataset_meta['classes']
@@ -338,6 +405,10 @@ class CMRMetric(BaseMetric):
             pairs = [
                 of_patient[index] for of_patient in report.indices.values() if index in of_patient
             ]
+            if index.endswith('_EF') and f'not_measured_{index}' in figures:
+                figures[f'not_measured_{index}'] = sum(
+                    math.isnan(pred) and not math.isnan(reference) for pred, reference in pairs
+                )
             if pairs:
                 for what, value in zip(
                     ('bias', 'loa_lower', 'loa_upper'), bland_altman(*zip(*pairs))

@@ -45,7 +45,7 @@ def write_slices(report: CMRReport, path: Path) -> Path:
 
 
 def write_patients(report: CMRReport, path: Path) -> Path:
-    """One row per patient: scores in 3-D and volumes by class and phase, then the indices."""
+    """One row per patient: 3-D scores and volumes by class and phase, indices, findings."""
     patients = {}
     for row in report.stacks:
         columns = patients.setdefault(row['patient_id'], dict(patient_id=row['patient_id']))
@@ -58,6 +58,8 @@ def write_patients(report: CMRReport, path: Path) -> Path:
         for index, (pred, reference) in indices.items():
             patients[patient][f'{index}_{INDEX_UNITS[index]}'] = pred
             patients[patient][f'{index}_{INDEX_UNITS[index]}_reference'] = reference
+    for patient, columns in patients.items():
+        columns['findings'] = '; '.join(report.findings.get(patient, ()))
     return write_csv(list(patients.values()), path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,13 @@ from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
 from swin_ext.coco.categories import category_ids
-from swin_ext.evaluation.samples import check_prediction, drop_duplicates
+from swin_ext.evaluation.samples import (
+    FailTogetherMixin,
+    as_labels,
+    check_prediction,
+    drop_duplicates,
+)
+from swin_ext.utils.files import replacing_text
 from swin_ext.utils.optional import require
 
 # The figures of COCOeval.stats, in its order: average precision, then average recall.
@@ -24,7 +31,7 @@ RECALL_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1
 
 
 @METRICS.register_module()
-class FastCocoMetric(CocoMetric):
+class FastCocoMetric(FailTogetherMixin, CocoMetric):
     """mmdet's `CocoMetric` on faster-coco-eval, for data sets whose label i is `classes[i]`.
 
     Masks become run-length codes one image at a time and, on a GPU, before they leave it; results
@@ -92,7 +99,8 @@ class FastCocoMetric(CocoMetric):
         for sample in data_samples:
             pred = sample['pred_instances']
             result = dict(img_id=sample['img_id'])
-            for key in ('bboxes', 'scores', 'labels', 'mask_scores'):
+            result['labels'] = as_labels(pred['labels'])
+            for key in ('bboxes', 'scores', 'mask_scores'):
                 if key in pred:
                     result[key] = pred[key].cpu().numpy()
             check_prediction(result, len(self.dataset_meta['classes']))
@@ -123,7 +131,7 @@ class FastCocoMetric(CocoMetric):
             if collecting:
                 gc.enable()
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_figures(self, results: list) -> dict[str, float]:
         """Evaluate the predictions of all ranks."""
         from faster_coco_eval import COCOeval_faster
 
@@ -134,6 +142,8 @@ class FastCocoMetric(CocoMetric):
             self._load_ground_truth([gt for gt, _ in results])
         if self.outfile_prefix is not None:
             self.results2json(preds, self.outfile_prefix)
+            if self._ann_file() is None:
+                self._write_ground_truth([gt for gt, _ in results])
         if self.format_only:
             logger.info(f'Predictions are saved as {self.outfile_prefix}.*.json.')
             return {}
@@ -218,6 +228,15 @@ class FastCocoMetric(CocoMetric):
         )
         api.createIndex()
         self._coco_api, self.img_ids = api, list(api.imgs)
+
+    def _write_ground_truth(self, gts: list[dict]) -> None:
+        """Write the samples' instances as `PREFIX.gt.json`, as `CocoMetric` does."""
+        content = samples_to_coco(gts, self.dataset_meta['classes'])
+        for annotation in content['annotations']:
+            if isinstance(annotation['segmentation'], dict):
+                annotation['segmentation'] = to_json_rle(annotation['segmentation'])
+        with replacing_text(f'{self.outfile_prefix}.gt.json') as file:
+            json.dump(content, file)
 
     def _number(self, pred: dict) -> int:
         """The evaluator's id of the image that a prediction is for."""
@@ -305,6 +324,12 @@ class FastCocoMetric(CocoMetric):
             table.append([name, *(f'{value:.3f}' for value in row)])
         print_log(f'{metric}:\n{AsciiTable(table).table}', 'current')
         return figures
+
+
+def to_json_rle(rle: dict) -> dict:
+    """A run-length code with text in place of the bytes of its counts, which JSON lacks."""
+    counts = rle['counts']
+    return dict(rle, counts=counts.decode() if isinstance(counts, bytes) else counts)
 
 
 def encode_masks(masks: torch.Tensor) -> list[dict]:

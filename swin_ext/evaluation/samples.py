@@ -1,10 +1,46 @@
-"""What the metrics check of predictions ."""
+"""What the metrics share: how they fail on several ranks, and checks of predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from mmengine.dist import get_world_size
+
+
+class FailTogetherMixin:
+    """Makes an error of the main process, which computes the figures, that of every rank.
+
+    Upstream broadcasts the figures afterwards, for which the other ranks would wait. Subclasses
+    have `compute_figures(results)` in place of `compute_metrics`.
+    """
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        try:
+            return self.compute_figures(results)
+        except Exception as error:
+            if get_world_size() == 1:
+                raise
+            return dict(error=error)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        figures = super().evaluate(size)
+        for value in figures.values():
+            if isinstance(value, Exception):
+                raise value
+        return figures
+
+
+def as_labels(labels: torch.Tensor) -> np.ndarray:
+    """Labels (N,) as integers; without any detection some models give them as floats.
+
+    Raises:
+        TypeError: If there are labels that are no integers.
+    """
+    if labels.is_floating_point() and labels.numel():
+        raise TypeError(f'Labels are {labels.dtype}, but must be integers, the indices of classes.')
+    return labels.cpu().numpy().astype(np.int64)
 
 
 def check_prediction(prediction: dict, num_classes: int) -> None:

@@ -560,3 +560,55 @@ def test_real_short_axis_stack(real_data, tmp_path):
     for index, value in expected.items():
         assert study.report.indices['F'][index] == pytest.approx((value, value), rel=1e-4)
     assert 50 < expected['LV_EDV'] < 300  # of an adult
+
+
+def test_a_missed_phase_gives_no_ejection_fraction(study, warnings):
+    """With the RV missed at ES, EDV - 0 would be an EF of 100 %, 33 % too much on average."""
+    for image_id in study.ids('a', 'ES'):
+        study.pred[image_id]['RV'][:] = False
+    figures = study.evaluate()
+    assert figures['RV_EF_bias_percent'] == 0  # of patient b alone
+    assert figures['not_measured_RV_EF'] == 1
+    assert figures['not_measured_LV_EF'] == 0
+    assert figures['RV_ESV_bias_ml'] == pytest.approx(-120 * VOXEL_ML / 2)
+    findings = study.report.findings
+    assert list(findings) == ['a']
+    assert any('RV at ES was found in 0 slices, but 2 are annotated' in f for f in findings['a'])
+    assert any('predicted RV EF is undefined' in finding for finding in findings['a'])
+    assert any('patient a' in text and 'RV EF' in text for text in warnings)
+
+
+def test_a_negative_ejection_fraction_is_warned_of(study, warnings):
+    for image in study.content['images']:  # the phases of patient b are exchanged
+        if image['patient_id'] == 'b':
+            image['phase'] = {'ED': 'ES', 'ES': 'ED'}[image['phase']]
+    study.evaluate()
+    assert study.report.indices['b']['LV_EF'][0] == pytest.approx(100 * (1 - 300 / 80))
+    assert any('patient b' in text and 'exchanged' in text for text in warnings)
+    assert 'a' not in study.report.findings
+
+
+def test_predictions_beyond_base_and_apex_count(study, tmp_path):
+    """Slices without annotation are part of the stack: what is predicted there adds volume."""
+    first = study.ids('a', 'ED')[0]
+    study.content['annotations'] = [
+        annotation for annotation in study.content['annotations'] if annotation['image_id'] != first
+    ]
+    figures = study.evaluate()
+    assert study.report.indices['a']['LV_EDV'] == pytest.approx((300 * VOXEL_ML, 200 * VOXEL_ML))
+    assert figures['LV_EDV_bias_ml'] == pytest.approx(100 * VOXEL_ML / 2)
+    assert figures['LV_spurious'] == 1
+
+
+def test_what_the_figures_are_of(study):
+    metric = study.metric(score_thr=0.4)
+    metric.process({}, study.samples())
+    metric.evaluate(10)
+    assert metric.about() == {
+        'annotation file': str(study.path),
+        'slices': 10,
+        'patients': 2,
+        'score threshold of Dice and volumes': 0.4,
+    }
+    written = metric.write_report(study.path.parent / 'report')
+    assert {path.name for path in written} >= {'cmr_slices.csv', 'cmr_patients.csv'}

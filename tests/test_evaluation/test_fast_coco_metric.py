@@ -453,3 +453,48 @@ def test_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='pip install faster-coco-eval'):
         FastCocoMetric()
+
+
+def test_no_detection_with_labels_as_floats(toy_cmr):
+    """Some heads return empty float tensors for images without any detection."""
+    samples = predictions(toy_cmr, CLASSES)
+    for sample_ in samples:
+        for key in ('bboxes', 'scores', 'labels'):
+            value = sample_['pred_instances'][key]
+            sample_['pred_instances'][key] = torch.zeros(0, *value.shape[1:])
+        sample_['pred_instances']['masks'] = torch.zeros(0, 48, 64, dtype=torch.bool)
+    figures = evaluate(samples, toy_cmr.json_path, metric=['bbox', 'segm'])
+    assert figures['coco/bbox_mAP'] == figures['coco/segm_mAP'] == 0
+
+
+def test_labels_that_are_no_integers_are_refused(toy_cmr):
+    samples = predictions(toy_cmr, CLASSES)
+    samples[0]['pred_instances']['labels'] = samples[0]['pred_instances']['labels'].float()
+    with pytest.raises(TypeError, match='Labels are torch.float32, but must be integers'):
+        evaluate(samples, toy_cmr.json_path)
+
+
+def test_ground_truth_of_samples_is_written_beside_the_predictions(toy_cmr, tmp_path):
+    samples = predictions(toy_cmr, CLASSES)
+    coco = COCO(str(toy_cmr.json_path))
+    for sample_ in samples:
+        sample_['instances'] = [
+            dict(
+                bbox=[x, y, x + w, y + h],
+                bbox_label=CLASSES.index(coco.cats[annotation['category_id']]['name']),
+                mask=annotation['segmentation'],
+            )
+            for annotation in coco.imgToAnns[sample_['img_id']]
+            for x, y, w, h in [annotation['bbox']]
+        ]
+    metric = FastCocoMetric(metric='segm', outfile_prefix=str(tmp_path / 'out'))
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, samples)
+    expected = metric.evaluate(len(samples))
+    written = COCO(str(tmp_path / 'out.gt.json'))
+    assert len(written.anns) == len(coco.anns)
+    again = COCOeval(written, written.loadRes(str(tmp_path / 'out.segm.json')), 'segm')
+    again.evaluate()
+    again.accumulate()
+    again.summarize()
+    assert again.stats[0] == pytest.approx(expected['coco/segm_mAP'])

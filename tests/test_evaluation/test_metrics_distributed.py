@@ -56,3 +56,28 @@ def test_two_processes_have_the_figures_of_one(study, tmp_path):
         for key, value in expected.items():
             assert figures[rank][key] == pytest.approx(value, nan_ok=True), key
     assert 0 < expected['cmr/LV_dice'] < 1 and 0 < expected['coco/segm_mAP'] < 1
+
+
+def error_of(rank, folder, ann_file, shares):
+    metric = FastCocoMetric(metric='segm')
+    metric.dataset_meta = dict(classes=CLASSES, ann_file=str(ann_file))
+    metric.process({}, shares[rank])
+    try:
+        metric.evaluate(9)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize('name', ['LV'])
+def test_an_error_of_the_main_process_is_that_of_all(study, tmp_path, name):
+    """The ground truth is read by the main process when it computes the figures."""
+    for category in study.content['categories']:
+        if category['name'] == name:
+            category['name'] = 'other'
+    study.path.write_text(json.dumps(study.content))
+    samples = study.samples()
+    errors = run_on_two_ranks(
+        partial(error_of, ann_file=study.path, shares=(samples[0::2], samples[1::2])), tmp_path
+    )
+    assert errors[0] == errors[1]
+    assert f"has no category ['{name}']" in errors[0]
