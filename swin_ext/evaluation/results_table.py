@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swin_ext.evaluation.clinical import INDEX_UNITS
+from swin_ext.utils.files import replacing_text
 
 # Heading, key of a class and key of the mean over classes. HD95 in mm or, without spacing, pixels.
 COLUMNS = (
@@ -103,9 +104,12 @@ def is_undefined(cell) -> bool:
     return cell is None or isinstance(cell, float) and (math.isnan(cell) or cell == -1)
 
 
-def describe(figures: dict[str, float], classes: Sequence[str]) -> str:
-    """All tables as Markdown."""
-    parts = [to_markdown(class_table(figures, classes))]
+def describe(
+    figures: dict[str, float], classes: Sequence[str], about: dict[str, object] | None = None
+) -> str:
+    """All tables as Markdown, after what they are of."""
+    parts = ['\n'.join(f'- {key}: {value}' for key, value in about.items())] if about else []
+    parts.append(to_markdown(class_table(figures, classes)))
     if any(key.startswith('cmr/') for key in figures):
         parts.append(NOTE)
     clinical = clinical_table(figures)
@@ -117,17 +121,33 @@ def describe(figures: dict[str, float], classes: Sequence[str]) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def write_results(figures: dict[str, float], classes: Sequence[str], folder: Path) -> list[Path]:
-    """Write `results.md` (all tables), `results.csv` (the table of classes) and `results.json`
-    (all figures by key, null where undefined)."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_results(
+    figures: dict[str, float],
+    classes: Sequence[str],
+    folder: Path,
+    about: dict[str, object] | None = None,
+) -> list[Path]:
+    """Write the results of a test into `folder`.
+
+    Args:
+        figures: Metric values by key.
+        about: What they are of: checkpoint, data set, number of slices, thresholds.
+
+    Returns:
+        `results.md` (all tables), `results.csv` (the table of classes) and `results.json` (all
+        figures by key, null where undefined, and `about`).
+    """
     paths = [folder / f'results.{ending}' for ending in ('md', 'csv', 'json')]
-    paths[0].write_text(describe(figures, classes), encoding='utf-8')
-    with open(paths[1], 'w', newline='', encoding='utf-8') as file:
+    with replacing_text(paths[0]) as file:
+        file.write(describe(figures, classes, about))
+    with replacing_text(paths[1]) as file:
         csv.writer(file).writerows(
             ['' if is_undefined(cell) else cell for cell in row]
             for row in class_table(figures, classes)
         )
     defined = {key: None if is_undefined(value) else value for key, value in figures.items()}
-    paths[2].write_text(json.dumps(defined, indent=2, allow_nan=False), encoding='utf-8')
+    if about:
+        defined['about'] = about
+    with replacing_text(paths[2]) as file:
+        json.dump(defined, file, indent=2, allow_nan=False)
     return paths

@@ -15,13 +15,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from swin_ext.coco.masks import overlap
+from swin_ext.visualization.colours import OKABE_ITO, colours_of
 
-# Colour-blind safe and far from grey: Okabe and Ito, https://jfly.uni-koeln.de/color/.
-COLOURS = ('#D55E00', '#009E73', '#56B4E9', '#F0E442', '#CC79A7', '#0072B2', '#E69F00')
+COLOURS = OKABE_ITO
+
 FILL_OPACITY = 0.3
 TILE_INCHES = 2.56  # 256 px at the resolution below
 DPI = 100
 MAX_COLUMNS = 4
+MAX_LINES = 7  # below an image; more classes than that are named where they are alone
 
 
 class Tile(NamedTuple):
@@ -95,29 +97,32 @@ def describe(
 def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Figure:
     """Contact sheet with a line of figures per category below each image.
 
+    Of more than `MAX_LINES` categories, those that an image has are listed below it, the largest
+    first; the legend names those that any image has.
+
     Args:
         tiles: At least one image.
         names: Name of each category id, in the order of the lines.
         score_thr: Lowest score drawn, for the legend.
-
-    Raises:
-        ValueError: There are more categories than colours that can be told apart.
     """
+    by_name = colours_of(names.values())
+    colours = {category_id: by_name[name] for category_id, name in names.items()}
+    shown = [tile.truth.keys() | tile.predictions.keys() for tile in tiles]
     categories = list(names)
-    if len(categories) > len(COLOURS):
-        raise ValueError(
-            f'there are {len(categories)} categories, but only {len(COLOURS)} can be '
-            'told apart by colour'
-        )
-    colours = dict(zip(categories, COLOURS))
+    if len(categories) > MAX_LINES:
+        categories = [id_ for id_ in categories if any(id_ in present for present in shown)]
+    listed = [_listed(tile, list(names)) for tile in tiles]
 
     columns = min(MAX_COLUMNS, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     line = 0.16
-    caption = 0.08 + line * len(categories)
-    header, title, gap = 0.45, 0.26, 0.12
+    caption = 0.08 + line * max(map(len, listed))
+    title, gap = 0.26, 0.12
     # A narrow sheet is widened to hold the legend.
     width = max(columns * (TILE_INCHES + gap) + gap, 5.2)
+    longest = max([len('ground truth'), *(len(names[id_]) for id_ in categories)])
+    per_row = max(1, min(len(categories) + 1, int(width / (0.65 + 0.085 * longest))))
+    header = 0.25 + 0.2 * math.ceil((len(categories) + 1) / per_row)
     row_height = title + TILE_INCHES + caption + gap
     figure_height = header + rows * row_height
     figure = Figure(figsize=(width, figure_height), dpi=DPI, facecolor='white')
@@ -136,7 +141,7 @@ def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Fi
             fontsize=8,
             va='bottom',
         )
-        for number, category_id in enumerate(categories):
+        for number, category_id in enumerate(listed[index]):
             text = describe(category_id, tile.truth, tile.predictions)
             y = (bottom - 0.05 - line * number) / figure_height
             figure.text(left / width, y, '\u25a0', color=colours[category_id], fontsize=8, va='top')
@@ -171,7 +176,7 @@ def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Fi
     figure.legend(
         handles=handles,
         loc='upper left',
-        ncols=len(handles),
+        ncols=per_row,
         frameon=False,
         fontsize=9,
         bbox_to_anchor=(gap / width, 1),
@@ -182,6 +187,15 @@ def draw_sheet(tiles: list[Tile], names: dict[int, str], score_thr: float) -> Fi
         alignment='left',
     )
     return figure
+
+
+def _listed(tile: Tile, categories: list[int]) -> list[int]:
+    """Categories that the lines below an image are about."""
+    if len(categories) <= MAX_LINES:
+        return categories
+    areas = {id_: np.count_nonzero(mask) for id_, (mask, _) in tile.predictions.items()}
+    areas.update((id_, np.count_nonzero(mask)) for id_, mask in tile.truth.items())
+    return sorted(areas, key=lambda id_: -areas[id_])[:MAX_LINES]
 
 
 def _shorten(text: str, length: int = 42) -> str:

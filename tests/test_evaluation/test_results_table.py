@@ -77,3 +77,11 @@ def test_written_results(tmp_path):
     content = json.loads(paths[2].read_text())
     assert content.pop('cmr/RV_hd95_mm') is None
     assert content == {key: value for key, value in FIGURES.items() if key != 'cmr/RV_hd95_mm'}
+
+
+def test_results_say_what_they_are_of(tmp_path):
+    about = {'checkpoint': 'best.pth', 'slices': 66, 'patients': 6}
+    write_results(FIGURES, ('LV', 'RV'), tmp_path, about)
+    assert json.loads((tmp_path / 'results.json').read_text())['about'] == about
+    text = (tmp_path / 'results.md').read_text()
+    assert text.startswith('- checkpoint: best.pth\n- slices: 66\n- patients: 6\n\n| Class |')

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,13 +12,14 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
+from swin_ext.visualization import plot_curves as module
 from swin_ext.visualization.curves import series
 from toy_log_lines import train_line, val_line
 
 
 @pytest.fixture(scope='module')
 def plot_curves(load_tool):
-    return load_tool('plot_curves')
+    return SimpleNamespace(**{**vars(module), 'main': load_tool('plot_curves').main})
 
 
 def write_run(work_dir, stamp, lines, tail=''):

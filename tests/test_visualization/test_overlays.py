@@ -1,11 +1,12 @@
+import io
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from swin_ext.visualization.overlays import COLOURS, Tile, describe, draw_sheet, draw_tile, overlap
+from swin_ext.visualization.overlays import Tile, describe, draw_sheet, draw_tile, overlap
 
 LV, MYO = 1, 2
 GREY = 90  # every pixel of every test image
@@ -109,14 +110,34 @@ def test_captions():
     ]
 
 
-def test_class_colours_are_distinct():
-    colours = np.array([to_rgb(colour) for colour in COLOURS])
-    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
-    assert distance[~np.eye(len(colours), dtype=bool)].min() > 0.2
+@pytest.mark.parametrize('num', [8, 69, 200])
+def test_pictures_of_any_number_of_classes(num):
+    """The image lists what it has, the largest first; the legend names what any image has."""
+    names = {number: f'class {number}' for number in range(num)}
+    small, large = box_mask(10, 10, 15, 15), box_mask(5, 5, 35, 35)
+    tiles = [
+        Tile('first', np.zeros((40, 48), np.uint8), {3: small}, {5: (large, 0.75)}),
+        Tile('second', np.zeros((40, 48), np.uint8), {7: small}, {}),
+    ]
+    figure = draw_sheet(tiles, names, 0.5)
+    captions = [text.get_text() for text in figure.texts if 'class' in text.get_text()]
+    assert captions == [
+        'class 5  score 0.75  not in the ground truth',
+        'class 3  missed',
+        'class 7  missed',
+    ]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ['class 3', 'class 5', 'class 7', 'ground truth']
 
 
-def test_more_classes_than_colours_are_refused():
-    names = {number: f'class {number}' for number in range(len(COLOURS) + 1)}
-    tile = Tile('slice', np.zeros((40, 48), np.uint8), {}, {})
-    with pytest.raises(ValueError, match='there are 8 categories, but only 7 can be told apart'):
-        draw_sheet([tile], names, 0.5)
+def test_an_image_of_very_many_classes_lists_the_largest():
+    names = {number: f'class {number}' for number in range(30)}
+    truth = {number: box_mask(0, 0, number + 1, 1) for number in range(30)}
+    figure = draw_sheet([Tile('all', np.zeros((40, 48), np.uint8), truth, {})], names, 0.5)
+    captions = [text.get_text() for text in figure.texts if 'missed' in text.get_text()]
+    assert captions == [f'class {number}  missed' for number in range(29, 22, -1)]
+    assert len(figure.legends[0].get_texts()) == 31
+    figure.savefig(io.BytesIO(), format='png')  # the legend has a place of its own
+    box = figure.legends[0].get_window_extent()
+    images = [ax.get_window_extent().y1 for ax in figure.axes]
+    assert box.y0 >= max(images)

@@ -17,7 +17,8 @@ class ResultsTableHook(Hook):
     """After a test, log one table of all classes and write it into the work directory.
 
     Writes `results.md`, `results.csv` and `results.json`, and what those metrics add that have a
-    method `write_report(folder)`, such as `CMRMetric`.
+    method `write_report(folder)`, such as `CMRMetric`. They say what they are of: the checkpoint,
+    and what metrics tell by a method `about()`.
     """
 
     priority = 'LOW'
@@ -27,8 +28,12 @@ class ResultsTableHook(Hook):
         if not metrics:  # format_only
             return
         classes = runner.test_dataloader.dataset.metainfo['classes']
-        runner.logger.info('Results:\n\n' + describe(metrics, classes))
-        paths = write_results(metrics, classes, Path(runner.work_dir))
+        about = {}
+        for metric in runner.test_evaluator.metrics:
+            if hasattr(metric, 'about'):
+                about.update(metric.about(), checkpoint=str(runner._load_from))
+        runner.logger.info('Results:\n\n' + describe(metrics, classes, about))
+        paths = write_results(metrics, classes, Path(runner.work_dir), about)
         for metric in runner.test_evaluator.metrics:
             if hasattr(metric, 'write_report'):
                 paths += metric.write_report(Path(runner.work_dir))
