@@ -5,17 +5,28 @@ CONSTRAINTS ?= requirements/constraints.txt
 DATA ?= data/cmr_phantom
 CONFIG ?= configs/mask_rcnn_swin-nano_cmr.py
 RUN ?= work_dirs/demo
+WORKERS ?= 2
 
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+
+# $(call remove,FOLDER,MARK): remove a folder that this Makefile made, which its MARK tells, and which
+# lies inside of this one: any of the variables above may be set to something else.
+define remove
+@real=$$(realpath -m -- "$(1)"); \
+case "$$real" in \
+    "$$(realpath .)"/?*) if [ -e "$$real/$(2)" ]; then echo "rm -rf $$real"; rm -rf -- "$$real"; fi ;; \
+    *) echo "$(1) lies outside of this folder: not removed" ;; \
+esac
+endef
 
 .PHONY: help demo test lint clean
 
 help:
 	@echo 'make demo   install, simulate data, train, test, draw; results in $(RUN)'
-	@echo 'make test   install and run the test suite'
+	@echo 'make test   install, lint and run the test suite on $(WORKERS) processes'
 	@echo 'make lint   check style with ruff'
-	@echo 'make clean  remove $(VENV), $(DATA) and $(RUN)'
+	@echo 'make clean  remove $(VENV), and $(DATA) and $(RUN) where they lie in this folder'
 
 $(INSTALLED): setup.py $(wildcard requirements/*.txt) swin_ext/mmcv_ext/_ext.py
 	@echo '==> Installing into $(VENV)'
@@ -31,7 +42,8 @@ $(DATA)/phantom.json: $(INSTALLED) tools/make_cmr_phantom.py
 
 $(RUN)/trained: $(DATA)/phantom.json
 	@echo '==> Training $(CONFIG); logs and checkpoints in $(RUN)'
-	rm -rf $(RUN)
+	$(call remove,$(RUN),.demo)
+	@mkdir -p $(RUN) && touch $(RUN)/.demo
 	$(BIN)/mim train mmdet $(CONFIG) --work-dir $(RUN) --cfg-options data_root=$(DATA)
 	@touch $@
 
@@ -50,12 +62,15 @@ $(RUN)/curves.png: $(RUN)/trained
 demo: $(RUN)/overlays.png $(RUN)/curves.png
 	@echo '==> Done. Look at $(RUN)/overlays.png and $(RUN)/curves.png'
 
-# The models of the tests are too small for threads to pay.
-test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The models of the tests are too small for threads to pay; processes do.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(INSTALLED)
-	$(BIN)/uv tool run ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) $(DATA) $(RUN)
+	$(call remove,$(VENV),pyvenv.cfg)
+	$(call remove,$(DATA),phantom.json)
+	$(call remove,$(RUN),.demo)

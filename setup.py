@@ -62,7 +62,7 @@ setup(
     package_dir={'': '.'},
     packages=find_packages(include=['swin_ext', 'swin_ext.*']),
     # .mim/configs and .mim/tools are links to the folders of those names, where MIM looks.
-    package_data={'swin_ext': ['.mim/**/*']},
+    package_data={'swin_ext': ['.mim/**/*', 'py.typed']},
     data_files=[('mmcv', ['swin_ext/mmcv_ext/_ext.py'])],
     cmdclass={'install_data': InstallIntoSitePackages},
     install_requires=read_requirements('runtime.txt') + mmcv_requirement(),
@@ -71,5 +71,17 @@ setup(
         'tests': read_requirements('dicom.txt') + read_requirements('tests.txt'),
         'mim': mmcv_requirement(),
     },
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Healthcare Industry',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(9, 14)),
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Topic :: Scientific/Engineering :: Medical Science Apps.',
+        'Typing :: Typed',
+    ],
+    keywords='cardiac MR, CMR, instance segmentation, Swin Transformer, Mask R-CNN, mmdet, OpenMMLab',
     zip_safe=False,
 )
