@@ -93,9 +93,9 @@ class ImageFile:
             )
         return image
 
-    def display(self) -> np.ndarray:
+    def display(self, slice_index: int | None = None, frame_index: int | None = None) -> np.ndarray:
         """Return an image of 8 bits (`is_display`) as uint8 of shape (H, W, 3), in its colours."""
-        pixels = self._decode(None, None)
+        pixels = self._decode(slice_index, frame_index)
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
 
     def stack(self, frame_index: int | None = None) -> np.ndarray:

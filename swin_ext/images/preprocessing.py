@@ -77,6 +77,10 @@ class Preprocessing:
         # Lists, as JSON has them, would not be equal to tuples.
         object.__setattr__(self, 'percentiles', check_percentiles(self.percentiles))
 
+    def uses_window(self, is_display: bool) -> bool:
+        """Whether the grey levels of a file are set by a window; see `grey_levels`."""
+        return not is_display or (self.window is not None and not self.keep_8_bit)
+
     def limits(self, reference: np.ndarray) -> tuple[float, float]:
         """The two values that become the lowest and the highest grey level.
 
@@ -108,7 +112,7 @@ class Preprocessing:
             PreprocessingError: If the pixels need a window and there is none.
             ValueError: If the window 'study' has no reference.
         """
-        if is_display and (self.window is None or self.keep_8_bit):
+        if not self.uses_window(is_display):
             levels = np.asarray(pixels, np.float32)
         elif self.window is None:
             raise PreprocessingError(
