@@ -14,7 +14,7 @@ from mmengine.fileio import LocalBackend, get_file_backend, get_local_path, join
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmengine.utils import is_abs
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from swin_ext.coco.checks import (
@@ -25,6 +25,7 @@ from swin_ext.coco.checks import (
     name_annotation,
 )
 from swin_ext.coco.rle_check import covered_pixels
+from swin_ext.datasets.transforms.nesting import walk_transforms
 from swin_ext.images.reading import ImageReadError, read_frame
 
 # Contours drawn on sub-pixel grids may end a fraction of a pixel outside the image.
@@ -238,7 +239,7 @@ class CMRDataset(BaseDetDataset):
         of (frame, reference), one for each time at the same slice. A reference is a tuple of
         img_path, slice_index and frame_index.
         """
-        if not any(getattr(t, 'needs_neighbours', False) for t in self.pipeline.transforms):
+        if not any(getattr(t, 'needs_neighbours', False) for t in walk_transforms(self.pipeline)):
             return {}
         neighbours = defaultdict(dict)
         for position, series, same in (
@@ -419,7 +420,7 @@ def find_image_problem(
         if path.lower().endswith(PIL_SUFFIXES):
             with Image.open(path) as image:
                 image.load()
-                found_width, found_height = image.size
+                found_width, found_height = ImageOps.exif_transpose(image).size
         else:
             found_height, found_width = read_frame(
                 path, slice_index=slice_index, frame_index=frame_index

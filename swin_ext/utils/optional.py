@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from types import ModuleType
+
+from swin_ext.utils.errors import UserError
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """A package is not installed that something needs; the message says how to get it."""
 
 
 def require(module: str, user: str) -> None:
-    """Raise a `ModuleNotFoundError` that says how to install a module that is missing."""
+    """Raise a `MissingPackageError` if a module is missing, without importing it."""
     if importlib.util.find_spec(module) is None:
-        package = module.replace('_', '-')
-        raise ModuleNotFoundError(f'{user} needs {package}: pip install {package}')
+        raise missing(user, module.replace('_', '-'))
+
+
+def import_optional(module: str, user: str) -> ModuleType:
+    """Import a module, or raise a `MissingPackageError` if that fails."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(user, module.replace('_', '-')) from error
+
+
+def missing(user: str, *packages: str) -> MissingPackageError:
+    """The error for something (`user`) that needs packages of these names."""
+    return MissingPackageError(
+        f'{user} needs {" and ".join(packages)}: pip install {" ".join(packages)}'
+    )

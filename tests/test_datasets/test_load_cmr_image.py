@@ -1,11 +1,16 @@
+import gzip
+import io
+
 import cv2
 import numpy as np
 import pytest
 from mmengine.registry import TRANSFORMS
+from PIL import Image
 
 from image_files import dicom_bytes, make_dicom, nifti_bytes
 from swin_ext.datasets import CMRDataset, DatasetError, LoadCMRImage
-from swin_ext.images.reading import ImageReadError
+from swin_ext.images.preprocessing import Preprocessing
+from swin_ext.images.reading import ImageReadError, open_image
 from toy_cmr import ToyCMR
 
 RNG = np.random.default_rng(0)
@@ -13,7 +18,7 @@ GREY = RNG.integers(0, 256, (48, 64)).astype(np.uint8)
 VOLUME = RNG.integers(0, 900, (64, 48, 5, 4)).astype(np.int16)  # x, y, z, t
 
 
-def windowed(image, reference=None, percentiles=(1, 99)):
+def windowed(image, reference=None, percentiles=(0.5, 99.5)):
     low, high = np.percentile(image if reference is None else reference, percentiles)
     return np.clip((image - low) / (high - low), 0, 1) * 255
 
@@ -201,3 +206,145 @@ def test_slice_out_of_range_names_the_file(volume):
 def test_invalid_argument(argument, message):
     with pytest.raises(ValueError, match=message):
         LoadCMRImage(**argument)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'colour PNG', 'palette PNG', 'LA PNG'])
+def test_pictures_are_what_load_image_from_file_gives(tmp_path, orientation, kind):
+    """Turned by EXIF, from palettes and without transparency, whatever the suffix says."""
+    image = Image.fromarray(GREY)
+    if kind.startswith('colour'):
+        image = Image.fromarray(RNG.integers(0, 256, (48, 64, 3)).astype(np.uint8))
+    elif kind.startswith('palette'):
+        image = image.convert('P')
+        image.putpalette(RNG.integers(0, 256, 768).astype(np.uint8).tobytes())
+    elif kind.startswith('LA'):
+        image.putalpha(Image.fromarray(GREY[::-1]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ('png', 'JPG', 'none'):
+        path = str(tmp_path / f'slice.{suffix}')
+        image.save(path, kind.split()[-1], exif=exif)
+        expected = TRANSFORMS.build(dict(type='mmcv.LoadImageFromFile'))(dict(img_path=path))
+        got = LoadCMRImage()(dict(img_path=path))
+        assert np.array_equal(got['img'], expected['img'])
+        assert got['img_shape'] == got['ori_shape'] == expected['ori_shape']
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6])
+@pytest.mark.parametrize('as_rgb', [False, True])
+def test_a_window_changes_no_geometry(tmp_path, orientation, as_rgb):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    grey = np.stack([GREY] * 3, -1) if as_rgb else GREY
+    path = str(tmp_path / 'slice.png')
+    Image.fromarray(grey).save(path, exif=exif)
+    plain = LoadCMRImage()(dict(img_path=path))['img'].astype(float)
+    wide = LoadCMRImage(window='slice', percentiles=(0, 100))(dict(img_path=path))['img']
+    assert plain.shape == wide.shape and np.corrcoef(plain.ravel(), wide.ravel())[0, 1] > 0.9999
+
+
+def test_dark_slices_of_16_bits_are_windowed_like_their_neighbours(tmp_path):
+    """Whether pixels are grey levels is told by the depth of the file, not by their values."""
+    dark = GREY.astype(np.uint16)
+    for name, array in (('a.png', dark), ('b.npy', dark)):
+        path = str(tmp_path / name)
+        cv2.imwrite(path, array) if name.endswith('png') else np.save(path, array)
+        for kept in (False, True):
+            load = LoadCMRImage(preprocessing=Preprocessing(window='slice', keep_8_bit=kept))
+            image = load(dict(img_path=path))['img'][..., 0]
+            assert np.array_equal(image, np.rint(windowed(dark.astype(float))))
+        with pytest.raises(ValueError, match=f"{name}: .*Set window='slice'"):
+            LoadCMRImage()(dict(img_path=path))
+
+
+def test_8_bit_files_may_be_kept_beside_windowed_ones(tmp_path):
+    path = str(tmp_path / 'a.npy')
+    np.save(path, GREY)
+    for kept in (False, True):
+        load = LoadCMRImage(preprocessing=Preprocessing(window='study', keep_8_bit=kept))
+        results = dict(img_path=path, slice=0, stack=[(0, (path, None, None))])
+        assert np.array_equal(load(results)['img'][..., 1], GREY) == kept
+
+
+@pytest.mark.parametrize('suffix', ['.nii', '.nii.gz'])
+@pytest.mark.parametrize('channels', ['repeat', 'slices', 'frames'])
+@pytest.mark.parametrize('window', ['slice', 'study'])
+def test_source_files_give_the_pixels_of_a_conversion(tmp_path, suffix, channels, window):
+    """A PNG that was written by a `Preprocessing` equals what the loader makes of the source."""
+    path = tmp_path / f'cine{suffix}'
+    data = nifti_bytes(VOLUME, 0.37, -3)
+    path.write_bytes(gzip.compress(data) if suffix == '.nii.gz' else data)
+    stored = Preprocessing(window=window, percentiles=(0.7, 98.1))
+    loader = LoadCMRImage(channels=channels)
+    both = LoadCMRImage(preprocessing=loader.preprocessing.after(stored).to_dict())
+    file, entries = open_image(path), {}
+    for t in range(4):
+        for z in range(5):
+            levels = stored.grey_levels(file.frame(z, t), file.stack(t))
+            png = str(tmp_path / f'{t}_{z}.png')
+            cv2.imwrite(png, levels)
+            entries[z, t] = (png, None, None)
+    for (z, t), (png, *_) in entries.items():
+        stack = [(i, entries[i, t]) for i in range(5)]
+        cine = [(i, entries[z, i]) for i in range(4)]
+        from_png = loader(dict(img_path=png, slice=z, frame=t, stack=stack, cine=cine))['img']
+        from_source = both(dict(img_path=str(path), slice_index=z, frame_index=t))['img']
+        assert from_png.dtype == from_source.dtype == np.uint8
+        assert np.array_equal(from_png, from_source)
+
+
+def test_preprocessing_takes_the_place_of_the_arguments():
+    values = dict(window='study', percentiles=(2, 98), channels='frames')
+    expected = Preprocessing(**values, rounding=None)
+    assert LoadCMRImage(**values, to_float32=True).preprocessing == expected
+    assert LoadCMRImage(preprocessing=expected.to_dict()).preprocessing == expected
+    assert LoadCMRImage().preprocessing == Preprocessing()
+    with pytest.raises(ValueError, match='Leave one or the other out'):
+        LoadCMRImage(window='slice', preprocessing=expected)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda load: dict(type='RandomApply', transforms=[load], prob=1.0),
+        lambda load: dict(type='RandomChoice', transforms=[[load], [load]]),
+        lambda load: dict(
+            type='KeyMapper',
+            transforms=[dict(type='RandomApply', transforms=[load], prob=1.0)],
+        ),
+    ],
+    ids=['RandomApply', 'RandomChoice', 'nested'],
+)
+def test_neighbours_are_found_from_inside_another_transform(tmp_path, wrap):
+    toy, pixels = make_stack(tmp_path)
+    load = dict(type='LoadCMRImage', window='slice', channels='slices', to_float32=True)
+    data_set = CMRDataset(
+        data_root=str(toy.root),
+        ann_file='train.json',
+        data_prefix=dict(img='images/'),
+        pipeline=[wrap(load)],
+    )
+    image = data_set[1]['img']
+    for channel in range(3):
+        assert np.allclose(image[..., channel], windowed(pixels[channel].astype(float)), atol=1e-3)
+
+
+def test_data_set_knows_the_size_of_a_turned_picture(tmp_path):
+    toy, _ = make_stack(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image in toy.content['images']:
+        buffer = io.BytesIO()
+        Image.fromarray(GREY.T).save(buffer, 'PNG', exif=exif)
+        image['file_name'] += '.png'
+        (toy.root / 'images' / image['file_name']).write_bytes(buffer.getvalue())
+    toy.save()
+    data_set = CMRDataset(
+        data_root=str(toy.root),
+        ann_file='train.json',
+        data_prefix=dict(img='images/'),
+        pipeline=[dict(type='LoadCMRImage')],
+        invalid='skip',
+    )
+    assert len(data_set) == 4 and data_set[0]['img'].shape == (48, 64, 3)

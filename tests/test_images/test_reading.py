@@ -171,10 +171,15 @@ NAN_VOLUME[3, 5, 2] = np.inf
 BAD_INPUT = {
     'zero bytes': (lambda: b'', {}, 'is empty'),
     'text': (lambda: b'no image at all', {}, 'no known format. Supported: PNG'),
-    'jpeg': (
-        lambda: cv2.imencode('.jpg', (MR // 8).astype(np.uint8))[1].tobytes(),
+    'bmp': (
+        lambda: cv2.imencode('.bmp', (MR // 8).astype(np.uint8))[1].tobytes(),
         {},
         'no known format',
+    ),
+    'truncated jpeg': (
+        lambda: cv2.imencode('.jpg', (MR // 8).astype(np.uint8))[1].tobytes()[:-200],
+        {},
+        'truncated',
     ),
     'truncated png': (lambda: png_bytes(MR)[:400], {}, 'truncated'),
     'colour png': (

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import mmcv
+from collections.abc import Mapping
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import TRANSFORMS
 
-from swin_ext.images.reading import (
-    ImageFile,
-    ImageReadError,
-    apply_window,
-    open_image,
-    window_limits,
-)
-
-WINDOWS = (None, 'slice', 'study')
-CHANNELS = ('repeat', 'slices', 'frames')
-PNG_8_BIT = slice(24, 25)  # where a PNG says its bit depth
+from swin_ext.images.preprocessing import PERCENTILES, Preprocessing, PreprocessingError
+from swin_ext.images.reading import ImageFile, ImageReadError, open_image
 
 
 @TRANSFORMS.register_module()
 class LoadCMRImage(BaseTransform):
-    """Load PNG, DICOM, NIfTI or `.npy`; takes the place of `LoadImageFromFile`.
+    """Load PNG, JPEG, DICOM, NIfTI or `.npy`; takes the place of `LoadImageFromFile`.
 
     A file with several images is read at the `slice_index` and `frame_index` of the image's entry
     in the COCO file. Where each slice is a file of its own, `CMRDataset` finds the neighbours by
@@ -36,74 +28,69 @@ class LoadCMRImage(BaseTransform):
     Args:
         window: Grey levels are set by percentiles of the image itself ('slice') or of all slices
             of the patient at that time ('study'), which keeps their relative brightness. None
-            takes 8-bit PNG and `.npy` as they are; other files need a window.
+            takes PNG, JPEG and `.npy` of 8 bits as they are; other files need a window.
         percentiles: Which percentiles become 0 and 255.
         channels: 'repeat' shows the image in all three; 'slices' the slices z - 1, z, z + 1
             ("2.5-D"); 'frames' the frames t - 1, t, t + 1. What does not exist, at the end of the
             stack for example, is replaced by the image itself.
         to_float32: Return float32 in 0..255 without rounding, else uint8.
+        preprocessing: A `Preprocessing`, or what its `to_dict` gave, from an annotation file or a
+            checkpoint for example. It takes the place of the arguments above.
         backend_args: Of mmengine's file backend. Local files are opened in place, so that only
             the wanted part of an uncompressed NIfTI or NumPy file is read.
 
+    Attributes:
+        preprocessing: The `Preprocessing` in use.
+
     Raises:
-        ValueError: If an argument is none of the above, or a file needs a window and has none.
-        ImageReadError, FileNotFoundError, ImportError: As `read_frame`.
+        PreprocessingError: If an argument is none of the above, or a file needs a window and has
+            none.
+        ImageReadError, ImageNotFoundError, MissingPackageError: As `read_frame`.
     """
 
     def __init__(
         self,
         window: str | None = None,
-        percentiles: tuple[float, float] = (1.0, 99.0),
+        percentiles: tuple[float, float] = PERCENTILES,
         channels: str = 'repeat',
         to_float32: bool = False,
+        preprocessing: Preprocessing | Mapping | None = None,
         backend_args: dict | None = None,
     ):
-        if window not in WINDOWS:
-            raise ValueError(f'LoadCMRImage: window={window!r} must be one of {WINDOWS}.')
-        if channels not in CHANNELS:
-            raise ValueError(f'LoadCMRImage: channels={channels!r} must be one of {CHANNELS}.')
-        lower, upper = percentiles
-        if not 0 <= lower < upper <= 100:
-            raise ValueError(
-                f'LoadCMRImage: percentiles={percentiles} must be two rising numbers from 0 to 100.'
+        if preprocessing is None:
+            rounding = None if to_float32 else 'nearest'
+            try:
+                preprocessing = Preprocessing(window, percentiles, channels, rounding)
+            except PreprocessingError as error:
+                raise PreprocessingError(f'LoadCMRImage: {error}') from None
+        elif (window, percentiles, channels, to_float32) != (None, PERCENTILES, 'repeat', False):
+            raise PreprocessingError(
+                'LoadCMRImage: window, percentiles, channels and to_float32 are those of '
+                '`preprocessing`. Leave one or the other out.'
             )
-        self.window = window
-        self.percentiles = tuple(percentiles)
-        self.channels = channels
-        self.to_float32 = to_float32
+        elif not isinstance(preprocessing, Preprocessing):
+            preprocessing = Preprocessing.from_dict(preprocessing)
+        self.preprocessing = preprocessing
         self.backend_args = backend_args
         self._study_limits = {}
 
     @property
     def needs_neighbours(self) -> bool:
         """Whether the data set should say which other images show the same patient."""
-        return self.window == 'study' or self.channels != 'repeat'
+        return self.preprocessing.window == 'study' or self.preprocessing.channels != 'repeat'
 
     def transform(self, results: dict) -> dict:
         """Load `results['img_path']`."""
-        image = self._load_png_as_is(results) if self.window is None else None
-        if image is None:
-            image = self._load(results)
-        results['img'] = image
+        results['img'] = image = self._load(results)
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
-
-    def _load_png_as_is(self, results: dict) -> np.ndarray | None:
-        """Decode an 8-bit PNG right into three channels; None if it takes more than that."""
-        path = results['img_path']
-        if self.channels != 'repeat' or not path.lower().endswith('.png'):
-            return None
-        data = self._backend(path).get(path)
-        image = (
-            mmcv.imfrombytes(data, flag='color', backend='cv2')
-            if data[PNG_8_BIT] == b'\x08'
-            else None
-        )
-        return image if image is None or not self.to_float32 else image.astype(np.float32)
 
     def _load(self, results: dict) -> np.ndarray:
         here = (results['img_path'], results.get('slice_index'), results.get('frame_index'))
         file = self._open(here[0])
+        asked = self.preprocessing
+        if asked.window is None and asked.channels == 'repeat' and file.is_display:
+            return asked.grey_levels(file.display(*here[1:]), is_display=True)
         references = self._channel_references(here, file, results)
         opened = {here[0]: file}
         planes = {}
@@ -119,22 +106,22 @@ class LoadCMRImage(BaseTransform):
                     f'{path} has shape {planes[reference].shape}, but {references[0][0]}, which '
                     f'is shown with it, {planes[references[0]].shape}.'
                 )
-        image = np.stack([planes[reference] for reference in references], axis=-1)
-        return image if self.to_float32 else np.rint(image).astype(np.uint8)
+        return np.stack([planes[reference] for reference in references], axis=-1)
 
     def _channel_references(self, here: tuple, file: ImageFile, results: dict) -> list[tuple]:
         """Path, slice_index and frame_index of each channel."""
-        if self.channels == 'repeat':
+        channels = self.preprocessing.channels
+        if channels == 'repeat':
             return [here] * 3
         path, z, t = here
-        if self.channels == 'slices' and file.num_slices > 1 and z is not None:
+        if channels == 'slices' and file.num_slices > 1 and z is not None:
             return [(path, i if 0 <= i < file.num_slices else z, t) for i in (z - 1, z, z + 1)]
-        if self.channels == 'frames' and file.num_frames > 1 and t is not None:
+        if channels == 'frames' and file.num_frames > 1 and t is not None:
             return [(path, z, i if 0 <= i < file.num_frames else t) for i in (t - 1, t, t + 1)]
-        position, series = ('slice', 'stack') if self.channels == 'slices' else ('frame', 'cine')
+        position, series = ('slice', 'stack') if channels == 'slices' else ('frame', 'cine')
         if series not in results:
             raise ValueError(
-                f"{path}: channels='{self.channels}' needs a file with several {self.channels}, or "
+                f"{path}: channels='{channels}' needs a file with several {channels}, or "
                 f'patient_id and a whole number "{position}" in the image\'s entry in the COCO '
                 'file, read by CMRDataset.'
             )
@@ -142,18 +129,18 @@ class LoadCMRImage(BaseTransform):
         return [others.get(number + step, here) if step else here for step in (-1, 0, 1)]
 
     def _grey_levels(self, file: ImageFile, reference: tuple, results: dict) -> np.ndarray:
-        """Pixels of one channel, float32 in 0..255, shape (H, W)."""
+        """Grey levels of one channel, shape (H, W)."""
         image = file.frame(*reference[1:])
-        if self.window == 'study':
-            return 255 * apply_window(image, *self._limits_of_study(file, reference, results))
-        if self.window == 'slice':
-            return 255 * apply_window(image, *window_limits(image, *self.percentiles))
-        if not file.is_display:
-            raise ValueError(
-                f'{file.name} has values from {image.min():g} to {image.max():g}, which are no '
-                "8-bit grey levels. Set window='slice' or window='study' of LoadCMRImage."
-            )
-        return image
+        limits = (
+            self._limits_of_study(file, reference, results)
+            if self.preprocessing.uses_window(file.is_display)
+            and self.preprocessing.window == 'study'
+            else None
+        )
+        try:
+            return self.preprocessing.grey_levels(image, limits=limits, is_display=file.is_display)
+        except PreprocessingError as error:
+            raise PreprocessingError(f'{file.name}: {error}') from None
 
     def _limits_of_study(
         self, file: ImageFile, reference: tuple, results: dict
@@ -177,7 +164,7 @@ class LoadCMRImage(BaseTransform):
                     [self._open(p).frame(*indices).ravel() for _, (p, *indices) in results['stack']]
                 )
             )
-            self._study_limits[key] = window_limits(pixels, *self.percentiles)
+            self._study_limits[key] = self.preprocessing.limits(pixels)
         return self._study_limits[key]
 
     def _open(self, path: str) -> ImageFile:
@@ -193,7 +180,6 @@ class LoadCMRImage(BaseTransform):
 
     def __repr__(self) -> str:
         return (
-            f'{type(self).__name__}(window={self.window!r}, percentiles={self.percentiles}, '
-            f'channels={self.channels!r}, to_float32={self.to_float32}, '
+            f'{type(self).__name__}(preprocessing={self.preprocessing}, '
             f'backend_args={self.backend_args})'
         )
