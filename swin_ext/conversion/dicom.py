@@ -6,7 +6,7 @@ import csv
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,17 +101,19 @@ class ContourStudy(DicomStudy):
             for number, shapes in polygons.items()
             if 'i' in shapes
         }
-        places = place_labelled(
-            frames, {number: by_number[number] for number in polygons}, areas, left_out
-        )
         needed = {'i', 'o'} if MYOCARDIUM in labels.class_of else {'i'}
-        for number in sorted(polygons):
-            shapes, frame = polygons[number], by_number[number]
-            if number not in places:
+        complete = {number for number, shapes in polygons.items() if needed <= set(shapes)}
+        places = place_frames(frames, by_number, set(polygons), areas, left_out)
+        beyond = slices_beyond(places, complete)
+        for number in sorted(beyond | (places.keys() & polygons.keys())):
+            frame, place = by_number[number], places[number]
+            if number in beyond:
+                yield labelled_slice(f'{number:04d}', frame, {}, place)
                 continue
-            if not needed <= set(shapes):
+            if number not in complete:
                 left_out['frames without both contours'] += 1
                 continue
+            shapes = polygons[number]
             inner = fill_contour(shapes['i'], frame.height, frame.width)
             label_map = np.zeros(inner.shape, np.int64)
             if CAVITY in labels.class_of:
@@ -119,10 +121,10 @@ class ContourStudy(DicomStudy):
             if MYOCARDIUM in labels.class_of:
                 outer = fill_contour(shapes['o'], frame.height, frame.width)
                 label_map[fill_ring(inner, outer, contours[number]['o'])] = MYOCARDIUM
-            masks = labels.masks(label_map)
-            yield labelled_slice(f'{number:04d}', frame, masks, places[number])
-        if len(frames) > len(polygons):
-            left_out['frames without a contour'] += len(frames) - len(polygons)
+            yield labelled_slice(f'{number:04d}', frame, labels.masks(label_map), place)
+        without = len(frames) - len(polygons) - len(beyond)
+        if without:
+            left_out['frames without a contour'] += without
 
     def _contours_by_number(self, left_out: Counter) -> dict[int, dict[str, Path]]:
         contours = defaultdict(dict)
@@ -190,14 +192,14 @@ class SegmentationStudy(DicomStudy):
             number: float(labels.masks(label_map).get(cavity, np.zeros(1)).sum())
             for number, label_map in label_maps.items()
         }
-        places = place_labelled(
-            frames, {number: frames[number] for number in label_maps}, areas, left_out
-        )
-        for number in sorted(places):
-            masks = labels.masks(label_maps[number])
+        places = place_frames(frames, dict(enumerate(frames)), set(label_maps), areas, left_out)
+        beyond = slices_beyond(places, set(label_maps))
+        for number in sorted(beyond | (places.keys() & label_maps.keys())):
+            masks = labels.masks(label_maps[number]) if number in label_maps else {}
             yield labelled_slice(f'{number:04d}', frames[number], masks, places[number])
-        if len(frames) > len(label_maps):
-            left_out['frames without a segmentation'] += len(frames) - len(label_maps)
+        without = len(frames) - len(label_maps) - len(beyond)
+        if without:
+            left_out['frames without a segmentation'] += without
 
 
 def find_studies(
@@ -274,65 +276,86 @@ def number_files(frames: list[Frame]) -> dict[int, Frame]:
     return by_number
 
 
-def place_labelled(
+def place_frames(
     frames: list[Frame],
-    labelled: dict[int, Frame],
+    numbered: dict[int, Frame],
+    labelled: set[int],
     areas: dict[int, float],
     left_out: Counter,
 ) -> dict[int, Place]:
-    """Slice, distance of slices and phase of labelled frames.
+    """Slice, distance of slices and phase of the frames of the stack with most labels, by number.
 
     A volume is summed over one stack. So labelled frames of other stacks, such as a long axis
     beside the short one, are left out and counted, as are those that have no place; warnings of
-    the stack are given. If no labelled frame has a place, all are kept without one.
+    the stack are given. If no labelled frame has a place, all of them are kept without one.
 
     Args:
-        labelled: Frames by their number; `areas` are those of the LV cavity by the same.
+        numbered: The frames that have a number; `labelled` are the numbers of those with a label,
+            `areas` the areas of their LV cavity.
 
     Raises:
         StudyError: If the frames of the stack cannot be ordered.
     """
+    number_of = {id(frame): number for number, frame in numbered.items()}
+
+    def count(members: Iterable[Frame]) -> int:
+        return sum(number_of.get(id(frame)) in labelled for frame in members)
+
     found = build_stacks(frames)
-    number_of = {id(frame): number for number, frame in labelled.items()}
-    stacks = [
-        (stack, [item for item in stack.frames() if id(item[2]) in number_of])
-        for stack in found.stacks
-    ]
-    refused = [
-        (sum(id(frame) in number_of for frame in group.frames), group) for group in found.refused
-    ]
-    stack, members = max(
-        stacks, key=lambda item: (len(item[1]), len(item[0].slices)), default=(None, [])
+    stack = max(
+        found.stacks,
+        key=lambda stack: (count(frame for _, _, frame in stack.frames()), len(stack.slices)),
+        default=None,
     )
-    count, group = max(refused, key=lambda item: item[0], default=(0, None))
-    if count > len(members):
-        raise group.error
-    if not members:
+    placed = 0 if stack is None else count(frame for _, _, frame in stack.frames())
+    for refused in found.refused:
+        if count(refused.frames) > placed:
+            raise refused.error
+    if not placed:
         return {number: Place() for number in labelled}
-    elsewhere = len(labelled) - len(members)
-    if elsewhere:
+    if placed < len(labelled):
         left_out['labelled frames of another orientation, series or size than the stack'] += (
-            elsewhere
-        )
-    places = {number_of[id(frame)]: (item.number, phase) for item, phase, frame in members}
-    names, notes = {}, []
-    if stack.num_phases > 1:
-        names, notes = name_phases(
-            {places[number]: area for number, area in areas.items() if number in places}
+            len(labelled) - placed
         )
     if stack.missing:
         left_out['slices that are missing between others; gaps are not filled'] += len(
             stack.missing
         )
+    where = {
+        number_of[id(frame)]: (item.number, phase)
+        for item, phase, frame in stack.frames()
+        if id(frame) in number_of
+    }
+    cine = stack.num_phases > 1
+    names, notes = {}, []
+    if cine:
+        names, notes = name_phases(
+            {where[number]: area for number, area in areas.items() if number in where}
+        )
     warn_of((*stack.warnings, *notes), frames[0].path.parent)
     return {
         number: Place(
-            slice_number,
-            stack.slice_spacing_mm,
-            phase if stack.num_phases > 1 else None,
-            names.get(phase),
+            slice_number, stack.slice_spacing_mm, phase if cine else None, names.get(phase)
         )
-        for number, (slice_number, phase) in places.items()
+        for number, (slice_number, phase) in where.items()
+    }
+
+
+def slices_beyond(places: dict[int, Place], labelled: set[int]) -> set[int]:
+    """Numbers of unlabelled frames above or below all labelled ones of their phase.
+
+    There observers saw nothing to outline; between labelled slices, a label is missing.
+    """
+    ends: dict[int | None, list[int]] = defaultdict(list)
+    for number in labelled & places.keys():
+        if places[number].slice is not None:
+            ends[places[number].frame].append(places[number].slice)
+    return {
+        number
+        for number, place in places.items()
+        if number not in labelled
+        and place.frame in ends
+        and not min(ends[place.frame]) <= place.slice <= max(ends[place.frame])
     }
 
 

@@ -33,6 +33,6 @@ def conversion_errors(path: Path) -> Iterator[None]:
 
 
 def warn_of(notes: Iterable[str], path: Path) -> None:
-    """Warn of what a user should know about the figures of a study; `path` is the file or folder."""
+    """Warn of what a user should know about the figures of the file or folder `path`."""
     for note in notes:
         warnings.warn(f'{path}: {note}', StudyWarning, stacklevel=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -128,9 +128,8 @@ def is_segmentation(path: Path) -> bool:
     return _get(read_header(path, ('SOPClassUID', 'Rows')), 'SOPClassUID') in SEGMENTATION_STORAGE
 
 
-def is_image(path: Path) -> bool:
-    """Whether a DICOM file has a size; reports, presentation states and segmentations do not."""
-    header = read_header(path, ('SOPClassUID', 'Rows', 'Columns'))
+def is_image(header: pydicom.Dataset) -> bool:
+    """Whether a DICOM object has a size; reports, presentation states and segmentations do not."""
     return bool(_get(header, 'Rows') and _get(header, 'Columns')) and (
         _get(header, 'SOPClassUID') not in SEGMENTATION_STORAGE
     )
@@ -139,7 +138,14 @@ def is_image(path: Path) -> bool:
 def read_frames(
     paths: Iterable[Path], spacing_mm: tuple[float, float] | None = None
 ) -> list[Frame]:
-    """All frames of DICOM files, in the order of `paths`.
+    """All frames of DICOM files, in the order of `paths`; see `frames_of`."""
+    return frames_of({path: read_header(path) for path in paths}, spacing_mm)
+
+
+def frames_of(
+    headers: Mapping[Path, pydicom.Dataset], spacing_mm: tuple[float, float] | None = None
+) -> list[Frame]:
+    """All frames that headers describe.
 
     Args:
         spacing_mm: Pixel spacing for files that carry none.
@@ -149,8 +155,7 @@ def read_frames(
     """
     frames: list[Frame] = []
     path_of: dict[str, Path] = {}
-    for path in paths:
-        header = read_header(path)
+    for path, header in headers.items():
         with warnings.catch_warnings():
             # Some UIDs of public data break the rules; and warnings would print their values.
             warnings.simplefilter('ignore')

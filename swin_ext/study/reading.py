@@ -64,7 +64,7 @@ def read_study(
     else:
         paths = [Path(path) for path in source]
         root = paths[0].parent if paths else Path()
-    stacks, left_out, dicom_paths = [], [], []
+    stacks, left_out = [], []
     nifti_paths = tuple(path for path in paths if is_nifti(path))
     if nifti_paths:
         from swin_ext.study.nifti_geometry import header_path
@@ -75,14 +75,17 @@ def read_study(
     if others:
         from swin_ext.study import dicom_headers
 
+        headers = {}
         for path in others:
             if not dicom_headers.is_dicom(path):
                 left_out.append(LeftOut(path, 'it is neither DICOM nor NIfTI'))
-            elif not dicom_headers.is_image(path):
-                left_out.append(LeftOut(path, 'it is DICOM, but no image'))
+                continue
+            header = dicom_headers.read_header(path)
+            if dicom_headers.is_image(header):
+                headers[path] = header
             else:
-                dicom_paths.append(path)
-        found = build_stacks(dicom_headers.read_frames(dicom_paths, spacing_mm))
+                left_out.append(LeftOut(path, 'it is DICOM, but no image'))
+        found = build_stacks(dicom_headers.frames_of(headers, spacing_mm))
         stacks += found.stacks
         for refused in found.refused:
             files = dict.fromkeys(frame.path for frame in refused.frames)
