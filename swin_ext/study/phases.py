@@ -237,7 +237,9 @@ def _by_timeline(slices: list[list[Frame]], source: str) -> list[list[int]] | No
     step = min(np.diff(sorted(row)).min() for row in times if len(row) > 1)
     ordered = np.sort([time for row in times for time in row])
     clusters = np.split(ordered, np.flatnonzero(np.diff(ordered) > step / 2) + 1)
-    if any(np.ptp(cluster) > step / 2 for cluster in clusters):
+    if len(clusters) != max(map(len, slices)) or any(
+        np.ptp(cluster) > step / 2 for cluster in clusters
+    ):
         return None
     starts = [cluster[0] for cluster in clusters]
     return [[int(np.searchsorted(starts, time, side='right')) - 1 for time in row] for row in times]
