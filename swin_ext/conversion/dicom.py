@@ -6,90 +6,72 @@ import csv
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from swin_ext.conversion.contours import fill_contour, fill_ring, polygon_area, read_contour
 from swin_ext.conversion.patterns import find_paths
 from swin_ext.conversion.pixels import read_slice
+from swin_ext.conversion.reader_errors import conversion_errors, warn_of
 from swin_ext.conversion.study import ConversionError, LabelledSlice, LabelMap, Study, sha256_of
+from swin_ext.study.dicom_headers import is_dicom, is_segmentation, read_frames
+from swin_ext.study.frames import Frame
+from swin_ext.study.phases import name_phases
+from swin_ext.study.reading import list_files
+from swin_ext.study.stacks import build_stacks
 
-try:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-except ImportError as error:
-    raise ImportError('Reading DICOM needs the package pydicom: pip install pydicom') from error
-
-SEGMENTATION_STORAGE = (
-    '1.2.840.10008.5.1.4.1.1.66.4',  # Segmentation
-    '1.2.840.10008.5.1.4.1.1.66.7',
-)  # Label Map Segmentation
-# All that is read besides pixels. Of these, the UIDs serve to match files and are never written.
-GEOMETRY_TAGS = (
-    'SOPClassUID',
-    'SOPInstanceUID',
-    'InstanceNumber',
-    'CardiacNumberOfImages',
-    'NumberOfFrames',
-    'Rows',
-    'Columns',
-    'PixelSpacing',
-    'ImagePositionPatient',
-    'ImageOrientationPatient',
-    'SpacingBetweenSlices',
-    'SliceThickness',
-    'SharedFunctionalGroupsSequence',
-    'PerFrameFunctionalGroupsSequence',
-)
-SAME_POSITION_MM = 0.5
-SAME_DIRECTION_COSINE = 0.999
 CONTOUR_NAME = re.compile(r'(\d+)-([io])contour', re.IGNORECASE)
 CAVITY, MYOCARDIUM = 1, 2
 
 
+class Place(NamedTuple):
+    """Where a labelled frame lies; all None, where its header does not say."""
+
+    slice: int | None = None
+    slice_spacing_mm: float | None = None
+    frame: int | None = None
+    phase: str | None = None
+
+
 @dataclass(frozen=True)
-class Frame:
-    """One image of a DICOM file.
+class DicomStudy(Study):
+    """A DICOM series with labels of another kind.
 
     Args:
-        sop_uid: Identifies the file within DICOM; several frames of a file share it.
-        frame_index: Counted from 0 in a multi-frame file, else None.
-        phase_index: Position in the cardiac cycle, counted from 0.
-        spacing_mm: Distance of rows and of columns.
-        normal: Unit vector across the image plane.
-        position_mm: Position of the plane along its normal.
+        images: Files of the image folders that are DICOM; `not_dicom` counts the others.
     """
 
-    path: Path
-    sop_uid: str
-    frame_index: int | None
-    height: int
-    width: int
-    phase_index: int | None
-    spacing_mm: tuple[float, float]
-    normal: tuple[float, float, float] | None
-    position_mm: float | None
-    slice_spacing_mm: float | None
+    images: tuple[Path, ...] = ()
+    not_dicom: int = 0
+
+    def read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
+        if self.not_dicom:
+            left_out['files among the images that are no DICOM'] += self.not_dicom
+        with conversion_errors(self.root / self.patient):
+            yield from self._read(labels, left_out)
+
+    def _read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ContourStudy(Study):
+class ContourStudy(DicomStudy):
     """A DICOM series with contours of the endocardium (i) and the epicardium (o).
 
     A contour file carries the number of its image file: `IM-0001-0059-icontour-manual.txt`
     belongs to the file whose name ends on 59.
     """
 
-    images: tuple[Path, ...] = ()
     contours: tuple[Path, ...] = ()
 
     def source_files(self) -> list[Path]:
         return [*self.images, *self.contours]
 
-    def read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
+    def _read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
         if not self.contours:
             raise ConversionError(
                 'it has no contour file',
@@ -114,20 +96,24 @@ class ContourStudy(Study):
             polygons[number] = {
                 kind: read_contour(path, frame.height, frame.width) for kind, path in files.items()
             }
-        phases = name_phases(
-            {
-                by_number[number]: polygon_area(shapes['i'])
-                for number, shapes in polygons.items()
-                if 'i' in shapes
-            }
-        )
-        slices = number_slices(frames)
+        areas = {
+            number: polygon_area(shapes['i'])
+            for number, shapes in polygons.items()
+            if 'i' in shapes
+        }
         needed = {'i', 'o'} if MYOCARDIUM in labels.class_of else {'i'}
-        for number in sorted(polygons):
-            shapes, frame = polygons[number], by_number[number]
-            if not needed <= set(shapes):
+        complete = {number for number, shapes in polygons.items() if needed <= set(shapes)}
+        places = place_frames(frames, by_number, set(polygons), areas, left_out)
+        beyond = slices_beyond(places, complete)
+        for number in sorted(beyond | (places.keys() & polygons.keys())):
+            frame, place = by_number[number], places[number]
+            if number in beyond:
+                yield labelled_slice(f'{number:04d}', frame, {}, place)
+                continue
+            if number not in complete:
                 left_out['frames without both contours'] += 1
                 continue
+            shapes = polygons[number]
             inner = fill_contour(shapes['i'], frame.height, frame.width)
             label_map = np.zeros(inner.shape, np.int64)
             if CAVITY in labels.class_of:
@@ -135,9 +121,10 @@ class ContourStudy(Study):
             if MYOCARDIUM in labels.class_of:
                 outer = fill_contour(shapes['o'], frame.height, frame.width)
                 label_map[fill_ring(inner, outer, contours[number]['o'])] = MYOCARDIUM
-            yield labelled_slice(f'{number:04d}', frame, labels.masks(label_map), phases, slices)
-        if len(frames) > len(polygons):
-            left_out['frames without a contour'] += len(frames) - len(polygons)
+            yield labelled_slice(f'{number:04d}', frame, labels.masks(label_map), place)
+        without = len(frames) - len(polygons) - len(beyond)
+        if without:
+            left_out['frames without a contour'] += without
 
     def _contours_by_number(self, left_out: Counter) -> dict[int, dict[str, Path]]:
         contours = defaultdict(dict)
@@ -158,16 +145,15 @@ class ContourStudy(Study):
 
 
 @dataclass(frozen=True)
-class SegmentationStudy(Study):
+class SegmentationStudy(DicomStudy):
     """A DICOM series with DICOM-SEG objects that refer to its images; labels are segments."""
 
-    images: tuple[Path, ...] = ()
     segmentations: tuple[Path, ...] = ()
 
     def source_files(self) -> list[Path]:
         return [*self.images, *self.segmentations]
 
-    def read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
+    def _read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
         segmentations = [path for path in self.segmentations if is_segmentation(path)]
         if not segmentations:
             raise ConversionError(
@@ -185,40 +171,35 @@ class SegmentationStudy(Study):
             self.spacing_mm,
         )
         by_uid = defaultdict(list)
-        for frame in frames:
-            by_uid[frame.sop_uid].append(frame)
-        label_maps: dict[Frame, np.ndarray] = {}
+        for number, frame in enumerate(frames):
+            by_uid[frame.sop_uid].append((number, frame))
+        label_maps: dict[int, np.ndarray] = {}
         for path in segmentations:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # as in `read_frames`
+                warnings.simplefilter('ignore')  # they would print values of the header
                 found = read_segmentation(path, by_uid, labels)
-            for frame, label_map in found:
-                if frame not in label_maps:
-                    label_maps[frame] = label_map
-                    continue
-                known = label_maps[frame]
+            for number, label_map in found:
+                known = label_maps.setdefault(number, label_map)
                 if np.any((known > 0) & (label_map > 0) & (known != label_map)):
                     raise ConversionError(
                         'its segments overlap those of another DICOM-SEG object',
                         'Keep one object per image',
                         path,
                     )
-                label_maps[frame] = np.maximum(known, label_map)
+                label_maps[number] = np.maximum(known, label_map)
         cavity = 'LV' if 'LV' in labels.classes else labels.classes[0]
-        phases = name_phases(
-            {
-                frame: float(labels.masks(label_map).get(cavity, np.zeros(1)).sum())
-                for frame, label_map in label_maps.items()
-            }
-        )
-        slices = number_slices(frames)
-        for number, frame in enumerate(frames):
-            if frame in label_maps:
-                yield labelled_slice(
-                    f'{number:04d}', frame, labels.masks(label_maps[frame]), phases, slices
-                )
-        if len(frames) > len(label_maps):
-            left_out['frames without a segmentation'] += len(frames) - len(label_maps)
+        areas = {
+            number: float(labels.masks(label_map).get(cavity, np.zeros(1)).sum())
+            for number, label_map in label_maps.items()
+        }
+        places = place_frames(frames, dict(enumerate(frames)), set(label_maps), areas, left_out)
+        beyond = slices_beyond(places, set(label_maps))
+        for number in sorted(beyond | (places.keys() & label_maps.keys())):
+            masks = labels.masks(label_maps[number]) if number in label_maps else {}
+            yield labelled_slice(f'{number:04d}', frames[number], masks, places[number])
+        without = len(frames) - len(label_maps) - len(beyond)
+        if without:
+            left_out['frames without a segmentation'] += without
 
 
 def find_studies(
@@ -252,13 +233,15 @@ def find_studies(
             for folder in label_folders.get(names.get(patient, patient), ())
             for path in list_files(folder)
         ]
-        image_files = tuple(path for path in files if may_be_dicom(path))
+        image_files = tuple(path for path in files if is_dicom(path))
+        other_files = set(files) - set(image_files)
         if contours:
             texts = tuple(path for path in label_files if path.suffix == '.txt')
-            studies.append(ContourStudy(patient, root, spacing_mm, image_files, texts))
+            kind, labelled = ContourStudy, texts
         else:
-            objects = tuple(path for path in label_files if may_be_dicom(path))
-            studies.append(SegmentationStudy(patient, root, spacing_mm, image_files, objects))
+            kind, labelled = SegmentationStudy, tuple(filter(is_dicom, label_files))
+        not_dicom = len(other_files - set(labelled))
+        studies.append(kind(patient, root, spacing_mm, image_files, not_dicom, labelled))
     return studies
 
 
@@ -272,144 +255,6 @@ def read_link(path: Path) -> dict[str, str]:
             f'{path}: needs a header and two columns, the patients of the images and '
             f'of the contours ({type(error).__name__}: {error})'
         ) from error
-
-
-def list_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob('*') if path.is_file() and not path.name.startswith('.')
-    )
-
-
-def may_be_dicom(path: Path) -> bool:
-    """Whether a file must be readable as DICOM: by its suffix, or by its magic without one."""
-    if path.name.upper() == 'DICOMDIR':
-        return False
-    if path.suffix.lower() in ('.dcm', '.ima'):
-        return True
-    try:
-        with open(path, 'rb') as file:
-            return file.read(132)[128:] == b'DICM'
-    except OSError:
-        return True  # an error of its study, when that is read
-
-
-def read_header(path: Path, tags: tuple[str, ...]):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-    except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError) as error:
-        raise ConversionError(
-            'it cannot be read as DICOM, it may be truncated',
-            'Export or download it again, or remove it',
-            path,
-        ) from error
-
-
-def is_segmentation(path: Path) -> bool:
-    return read_header(path, ('SOPClassUID',)).get('SOPClassUID') in SEGMENTATION_STORAGE
-
-
-def read_frames(
-    paths: list[Path] | tuple[Path, ...], spacing_mm: tuple[float, float] | None
-) -> list[Frame]:
-    """All frames of DICOM files, in the order of the files' names.
-
-    Raises:
-        ConversionError: If a file cannot be read, lacks what is needed, or occurs twice.
-    """
-    frames, path_of = [], {}
-    for path in paths:
-        header = read_header(path, GEOMETRY_TAGS)
-        try:
-            with warnings.catch_warnings():
-                # Some UIDs of public data break the rules; and warnings would print their values.
-                warnings.simplefilter('ignore')
-                found = frames_of(header, path, spacing_mm)
-        except ConversionError:
-            raise
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ConversionError(
-                'its size, position or spacing cannot be read', 'Export it again', path
-            ) from error
-        uid = found[0].sop_uid
-        if uid in path_of:
-            raise ConversionError(
-                'it has the SOP instance UID of another file, so it is a copy or one of both was '
-                'altered',
-                f'Keep one of it and {path_of[uid].name}',
-                path,
-            )
-        path_of[uid] = path
-        frames += found
-    return frames
-
-
-def frames_of(header, path: Path, spacing_mm: tuple[float, float] | None) -> list[Frame]:
-    uid = str(header.get('SOPInstanceUID', ''))
-    if not uid or not header.get('Rows') or not header.get('Columns'):
-        raise ConversionError(
-            'it is DICOM, but no image: it has no size or no instance UID',
-            'Remove it from the folder',
-            path,
-        )
-    return [
-        frame_of(header, index, path, uid, spacing_mm)
-        for index in range(int(header.get('NumberOfFrames') or 1))
-    ]
-
-
-def frame_of(
-    header, index: int, path: Path, uid: str, spacing_mm: tuple[float, float] | None
-) -> Frame:
-    """Geometry of one frame, from the header or a multi-frame file's functional groups."""
-    multi_frame = 'NumberOfFrames' in header and int(header.NumberOfFrames) > 1
-
-    def value(keyword: str, group: str):
-        for sequence, item in (
-            ('PerFrameFunctionalGroupsSequence', index),
-            ('SharedFunctionalGroupsSequence', 0),
-        ):
-            groups = header.get(sequence) or ()
-            inner = groups[item].get(group) if item < len(groups) else None
-            if inner and inner[0].get(keyword) is not None:
-                return inner[0].get(keyword)
-        return header.get(keyword)
-
-    spacing = value('PixelSpacing', 'PixelMeasuresSequence')
-    if spacing is not None and len(spacing) == 2 and min(map(float, spacing)) > 0:
-        spacing_mm = (float(spacing[0]), float(spacing[1]))
-    if spacing_mm is None:
-        raise ConversionError('its header has no pixel spacing', 'Give it with --spacing-mm', path)
-    orientation = value('ImageOrientationPatient', 'PlaneOrientationSequence')
-    corner = value('ImagePositionPatient', 'PlanePositionSequence')
-    normal = position = None
-    if orientation is not None and corner is not None:
-        orientation = np.array(orientation, float)
-        normal = np.cross(orientation[:3], orientation[3:])
-        position = float(normal @ np.array(corner, float))
-        normal = tuple(normal.tolist())
-    gap = value('SpacingBetweenSlices', 'PixelMeasuresSequence') or value(
-        'SliceThickness', 'PixelMeasuresSequence'
-    )
-    # A series runs through the cycle slice by slice; multi-frame files say it frame by frame.
-    phases, number = header.get('CardiacNumberOfImages'), header.get('InstanceNumber')
-    time = value('TemporalPositionIndex', 'FrameContentSequence')
-    phase_index = int(time) - 1 if time is not None else None
-    if not multi_frame and phases and number is not None:
-        phase_index = (int(number) - 1) % int(phases)
-    return Frame(
-        path,
-        uid,
-        index if multi_frame else None,
-        int(header.Rows),
-        int(header.Columns),
-        phase_index,
-        spacing_mm,
-        normal,
-        position,
-        float(gap) if gap else None,
-    )
 
 
 def number_files(frames: list[Frame]) -> dict[int, Frame]:
@@ -431,62 +276,92 @@ def number_files(frames: list[Frame]) -> dict[int, Frame]:
     return by_number
 
 
-def number_slices(frames: list[Frame]) -> dict[Frame, tuple[int, float | None]]:
-    """Slice number and distance of slices in mm, by frame; parallel planes form a stack.
+def place_frames(
+    frames: list[Frame],
+    numbered: dict[int, Frame],
+    labelled: set[int],
+    areas: dict[int, float],
+    left_out: Counter,
+) -> dict[int, Place]:
+    """Slice, distance of slices and phase of the frames of the stack with most labels, by number.
 
-    Frames without a position in space are left out.
+    A volume is summed over one stack. So labelled frames of other stacks, such as a long axis
+    beside the short one, are left out and counted, as are those that have no place; warnings of
+    the stack are given. If no labelled frame has a place, all of them are kept without one.
+
+    Args:
+        numbered: The frames that have a number; `labelled` are the numbers of those with a label,
+            `areas` the areas of their LV cavity.
+
+    Raises:
+        StudyError: If the frames of the stack cannot be ordered.
     """
-    stacks: list[list[Frame]] = []
-    for frame in frames:
-        if frame.normal is None:
-            continue
-        for stack in stacks:
-            if np.dot(stack[0].normal, frame.normal) > SAME_DIRECTION_COSINE:
-                stack.append(frame)
-                break
-        else:
-            stacks.append([frame])
-    numbers = {}
-    for stack in stacks:
-        positions = []
-        for position in sorted(frame.position_mm for frame in stack):
-            if not positions or position - positions[-1] > SAME_POSITION_MM:
-                positions.append(position)
-        gap = float(np.median(np.diff(positions))) if len(positions) > 1 else None
-        for frame in stack:
-            nearest = int(np.argmin(np.abs(np.array(positions) - frame.position_mm)))
-            numbers[frame] = (nearest, gap or frame.slice_spacing_mm)
-    return numbers
+    number_of = {id(frame): number for number, frame in numbered.items()}
+
+    def count(members: Iterable[Frame]) -> int:
+        return sum(number_of.get(id(frame)) in labelled for frame in members)
+
+    found = build_stacks(frames)
+    stack = max(
+        found.stacks,
+        key=lambda stack: (count(frame for _, _, frame in stack.frames()), len(stack.slices)),
+        default=None,
+    )
+    placed = 0 if stack is None else count(frame for _, _, frame in stack.frames())
+    for refused in found.refused:
+        if count(refused.frames) > placed:
+            raise refused.error
+    if not placed:
+        return {number: Place() for number in labelled}
+    if placed < len(labelled):
+        left_out['labelled frames of another orientation, series or size than the stack'] += (
+            len(labelled) - placed
+        )
+    if stack.missing:
+        left_out['slices that are missing between others; gaps are not filled'] += len(
+            stack.missing
+        )
+    where = {
+        number_of[id(frame)]: (item.number, phase)
+        for item, phase, frame in stack.frames()
+        if id(frame) in number_of
+    }
+    cine = stack.num_phases > 1
+    names, notes = {}, []
+    if cine:
+        names, notes = name_phases(
+            {where[number]: area for number, area in areas.items() if number in where}
+        )
+    warn_of((*stack.warnings, *notes), frames[0].path.parent)
+    return {
+        number: Place(
+            slice_number, stack.slice_spacing_mm, phase if cine else None, names.get(phase)
+        )
+        for number, (slice_number, phase) in where.items()
+    }
 
 
-def name_phases(areas: dict[Frame, float]) -> dict[int, str]:
-    """'ED' and 'ES' by position in the cardiac cycle, from the area of the LV cavity by frame.
+def slices_beyond(places: dict[int, Place], labelled: set[int]) -> set[int]:
+    """Numbers of unlabelled frames above or below all labelled ones of their phase.
 
-    Of the positions that were annotated, the one with the largest cavity (median over its slices)
-    is ED and the one with the smallest is ES. With fewer than two there is nothing to tell them
-    by, and phases stay unnamed.
+    There observers saw nothing to outline; between labelled slices, a label is missing.
     """
-    by_phase = defaultdict(list)
-    for frame, area in areas.items():
-        if frame.phase_index is not None:
-            by_phase[frame.phase_index].append(area)
-    if len(by_phase) < 2:
-        return {}
-    ordered = sorted(by_phase, key=lambda index: float(np.median(by_phase[index])))
-    return {index: f'phase{index:02d}' for index in ordered[1:-1]} | {
-        ordered[0]: 'ES',
-        ordered[-1]: 'ED',
+    ends: dict[int | None, list[int]] = defaultdict(list)
+    for number in labelled & places.keys():
+        if places[number].slice is not None:
+            ends[places[number].frame].append(places[number].slice)
+    return {
+        number
+        for number, place in places.items()
+        if number not in labelled
+        and place.frame in ends
+        and not min(ends[place.frame]) <= place.slice <= max(ends[place.frame])
     }
 
 
 def labelled_slice(
-    name: str,
-    frame: Frame,
-    masks: dict[str, np.ndarray],
-    phases: dict[int, str],
-    slices: dict[Frame, tuple[int, float | None]],
+    name: str, frame: Frame, masks: dict[str, np.ndarray], place: Place
 ) -> LabelledSlice:
-    number, gap = slices.get(frame, (None, frame.slice_spacing_mm))
     return LabelledSlice(
         name=name,
         image=read_slice(frame.path, frame.frame_index),
@@ -494,18 +369,21 @@ def labelled_slice(
         source=frame.path,
         sha256=sha256_of(frame.path),
         spacing_mm=frame.spacing_mm,
-        slice_spacing_mm=gap,
-        slice=number,
-        phase=phases.get(frame.phase_index),
-        frame=frame.phase_index,
+        slice_spacing_mm=place.slice_spacing_mm,
+        slice=place.slice,
+        phase=place.phase,
+        frame=place.frame,
         frame_index=frame.frame_index,
     )
 
 
 def read_segmentation(
-    path: Path, by_uid: dict[str, list[Frame]], labels: LabelMap
-) -> list[tuple[Frame, np.ndarray]]:
-    """Frames that a DICOM-SEG object refers to, with their label maps of segment numbers.
+    path: Path, by_uid: dict[str, list[tuple[int, Frame]]], labels: LabelMap
+) -> list[tuple[int, np.ndarray]]:
+    """Numbers of frames that a DICOM-SEG object refers to, with maps of their segment numbers.
+
+    Args:
+        by_uid: Numbered frames of each file by its instance UID.
 
     Raises:
         ConversionError: If the object cannot be read, its segments overlap or are in no class, or
@@ -532,12 +410,12 @@ def read_segmentation(
                 path,
             )
         try:
-            if frames[0].frame_index is None:
+            if frames[0][1].frame_index is None:
                 maps = segmentation.get_pixels_by_source_instance([uid], combine_segments=True)
             else:
                 maps = segmentation.get_pixels_by_source_frame(
                     uid,
-                    [frame.frame_index + 1 for frame in frames],
+                    [frame.frame_index + 1 for _, frame in frames],
                     combine_segments=True,
                     assert_missing_frames_are_empty=True,
                 )
@@ -548,7 +426,7 @@ def read_segmentation(
                 'Export it as binary segments on the grid of the image',
                 path,
             ) from error
-        for frame, label_map in zip(frames, maps):
+        for (number, frame), label_map in zip(frames, maps):
             if label_map.shape != (frame.height, frame.width):
                 raise ConversionError(
                     f'its frames have shape {label_map.shape}, but the image '
@@ -556,5 +434,5 @@ def read_segmentation(
                     'Export it on the grid of the image',
                     path,
                 )
-            found.append((frame, labels.check(label_map, path)))
+            found.append((number, labels.check(label_map, path)))
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import csv
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,15 @@ import numpy as np
 
 from swin_ext.conversion.patterns import pair_paths
 from swin_ext.conversion.pixels import read_stack
+from swin_ext.conversion.reader_errors import conversion_errors, warn_of
 from swin_ext.conversion.study import ConversionError, LabelledSlice, LabelMap, Study, sha256_of
+from swin_ext.study.nifti_geometry import (
+    VolumeGeometry,
+    check_slice_axis,
+    header_path,
+    open_nifti,
+    read_geometry,
+)
 
 try:
     import nibabel
@@ -27,7 +34,6 @@ except ImportError as error:
 # Grids that differ by less than this fraction of a voxel anywhere are the same: headers keep
 # float32 and some programs recompute them from quaternions.
 GRID_TOLERANCE_VOXELS = 0.25
-MM_PER_UNIT = {'meter': 1000.0, 'micron': 0.001}
 PHASE_IN_NAME = re.compile(r'(?:^|[_\-.])(ED|ES)(?=[_\-.]|$)', re.IGNORECASE)
 
 
@@ -112,15 +118,29 @@ class NiftiStudy(Study):
         ]
 
     def read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
+        with conversion_errors(next(iter(self.source_files()), self.root / self.patient)):
+            yield from self._read(labels, left_out)
+
+    def _read(self, labels: LabelMap, left_out: Counter) -> Iterator[LabelledSlice]:
         phase_of_frame = read_info_cfg(self.info_cfg) if self.info_cfg else {}
+        found = {int(pair.frame) for pair in self.pairs if pair.frame}
+        for frame, phase in phase_of_frame.items():
+            if frame not in found:
+                left_out[f'{phase} frames that Info.cfg names and that have no file'] += 1
         for pair in self.pairs:
-            image = open_nifti(self._only(pair.images, 'image'))
-            label = open_nifti(self._only(pair.labels, 'label'))
-            sha256 = sha256_of(path_of(image))
+            image_path = self._only(pair.images, 'image')
+            label_path = self._only(pair.labels, 'label')
+            image = read_geometry(image_path, self.spacing_mm)
+            check_slice_axis(image)
+            label = read_geometry(label_path, image.spacing_mm)
+            warn_of(image.warnings, image_path)
+            warn_of(label.warnings, label_path)
+            sha256 = sha256_of(image_path)
             for chosen in choose_frames(image, label, pair, phase_of_frame):
                 yield from self._read_volume(image, label, sha256, chosen, labels)
 
     def _only(self, paths: tuple[Path, ...], kind: str) -> Path:
+        paths = header_path(paths)
         if not paths:
             raise ConversionError(
                 f'it has an image or label volume without its counterpart: no {kind} file',
@@ -137,12 +157,16 @@ class NiftiStudy(Study):
         return paths[0]
 
     def _read_volume(
-        self, image, label, sha256: str, chosen: ChosenFrame, labels: LabelMap
+        self,
+        image: VolumeGeometry,
+        label: VolumeGeometry,
+        sha256: str,
+        chosen: ChosenFrame,
+        labels: LabelMap,
     ) -> Iterator[LabelledSlice]:
-        rows, columns, depth = voxel_size_mm(image, self.spacing_mm)
         label_map, first = align_label(image, label, chosen.label_index, self.assume_same_grid)
-        label_map = labels.check(label_map, path_of(label))
-        stack = read_stack(path_of(image), chosen.image_index)
+        label_map = labels.check(label_map, label.path)
+        stack = read_stack(image.path, chosen.image_index)
         outside = [
             z
             for z in range(label_map.shape[2])
@@ -151,15 +175,15 @@ class NiftiStudy(Study):
         if outside:
             raise ConversionError(
                 f'{len(outside)} labelled slices lie outside the image volume by the affines',
-                f'Check that it belongs to {path_of(image).name}',
-                path_of(label),
+                f'Check that it belongs to {image.path.name}',
+                label.path,
             )
         if not label_map.any():
             raise ConversionError(
                 'it has no labelled voxel'
                 + f' in frame {chosen.label_index}' * bool(chosen.label_index),
                 'Check that it is the label file and of the right frame',
-                path_of(label),
+                label.path,
             )
         for z, pixels in enumerate(stack):
             inside = 0 <= z - first < label_map.shape[2]
@@ -169,10 +193,10 @@ class NiftiStudy(Study):
                 name=f'{chosen.name}z{z:02d}',
                 image=pixels,
                 masks=masks,
-                source=path_of(image),
+                source=image.path,
                 sha256=sha256,
-                spacing_mm=(rows, columns),
-                slice_spacing_mm=depth,
+                spacing_mm=image.spacing_mm,
+                slice_spacing_mm=image.slice_spacing_mm,
                 slice=z,
                 phase=chosen.phase,
                 frame=chosen.frame,
@@ -283,64 +307,20 @@ def read_info_cfg(path: Path) -> dict[int, str]:
         ) from error
 
 
-def open_nifti(path: Path) -> nibabel.Nifti1Pair:
-    """Header of a NIfTI file; axes of length 1 behind the third are dropped later.
-
-    Raises:
-        ConversionError: If it is none or has other than 2 to 4 axes.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            image = nibabel.load(path)
-    except Exception as error:  # nibabel and gzip raise many types on damaged files
-        raise ConversionError(
-            'it cannot be read as NIfTI', 'Export or download it again', path
-        ) from error
-    if not isinstance(image, nibabel.Nifti1Pair):
-        raise ConversionError('it is no NIfTI file', 'Convert it to NIfTI', path)
-    if not 2 <= len(_squeezed(image.shape)) <= 4:
-        raise ConversionError(
-            f'it has shape {image.shape}',
-            'Volumes need 2 to 4 axes: columns, rows, slices, frames',
-            path,
-        )
-    return image
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _grid_shape(image) -> tuple[int, int, int]:
-    return (*image.shape[:3], 1)[:3]
-
-
-def _num_frames(image) -> int:
-    shape = _squeezed(image.shape)
-    return shape[3] if len(shape) == 4 else 1
-
-
-def path_of(image: nibabel.Nifti1Pair) -> Path:
-    return Path(image.get_filename())
-
-
 def choose_frames(
-    image, label, pair: VolumePair, phase_of_frame: dict[int, str]
+    image: VolumeGeometry, label: VolumeGeometry, pair: VolumePair, phase_of_frame: dict[int, str]
 ) -> list[ChosenFrame]:
     """What is converted of a pair of volumes; `phase_of_frame` serves 3-D files with a number.
 
     Raises:
         ConversionError: If 4-D files lack a choice of frames, or a chosen frame.
     """
-    num_image, num_label = _num_frames(image), _num_frames(label)
+    num_image, num_label = image.shape[3], label.shape[3]
     if num_label not in (1, num_image):
         raise ConversionError(
             f'it has {num_image} frames, but its label volume {num_label}',
             'Labels need one frame, or one for each of the image',
-            path_of(image),
+            image.path,
         )
     if num_image == 1:
         frame = int(pair.frame) if pair.frame else None
@@ -350,7 +330,7 @@ def choose_frames(
             f'it has {num_image} frames and nothing says which ones to convert',
             'Choose them with --frames, as in --frames ED=0,ES=9, or for M&Ms in the table of '
             'frames',
-            path_of(image),
+            image.path,
         )
     outside = [index for _, index in pair.frames if index >= num_image]
     if outside or (num_label == 1 and len(pair.frames) > 1):
@@ -358,7 +338,7 @@ def choose_frames(
             f'it has {num_image} frames (labels: {num_label}), but asked for are '
             + ', '.join(f'{name}={index}' for name, index in pair.frames),
             'Frames are counted from 0; correct --frames or the table of frames',
-            path_of(image),
+            image.path,
         )
     return [
         ChosenFrame(phase, index, index, index if num_label > 1 else 0)
@@ -366,36 +346,9 @@ def choose_frames(
     ]
 
 
-def has_affine(image) -> bool:
-    return bool(image.header['sform_code'] or image.header['qform_code'])
-
-
-def voxel_size_mm(
-    image, spacing_mm: tuple[float, float] | None
-) -> tuple[float, float, float | None]:
-    """Spacing of rows, of columns and (if known) of slices in mm.
-
-    nibabel replaces a missing voxel size by 1 with a mere log entry, so the stored one is read.
-    """
-    with nibabel.openers.ImageOpener(image.get_filename()) as file:
-        stored = np.abs(type(image.header).from_fileobj(file, check=False)['pixdim'][1:4])
-    if image.header['sform_code'] > 0:
-        stored = nibabel.affines.voxel_sizes(image.affine)
-    known = np.isfinite(stored) & (stored > 0)
-    if not known[: len(image.shape)][:2].all():
-        if spacing_mm is None:
-            raise ConversionError(
-                'its header has no voxel size',
-                'Give the spacing of the pixels with --spacing-mm',
-                path_of(image),
-            )
-        return (*spacing_mm, None)
-    unit = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
-    columns, rows, depth = (float(size) * unit for size in stored)
-    return rows, columns, depth if known[2] else None
-
-
-def align_label(image, label, label_index: int, assume_same_grid: bool) -> tuple[np.ndarray, int]:
+def align_label(
+    image: VolumeGeometry, label: VolumeGeometry, label_index: int, assume_same_grid: bool
+) -> tuple[np.ndarray, int]:
     """Bring a label volume onto the voxel grid of its image.
 
     Labels stored with flipped or exchanged axes are turned, without interpolation; then both grids
@@ -407,9 +360,9 @@ def align_label(image, label, label_index: int, assume_same_grid: bool) -> tuple
     Raises:
         ConversionError: If the grids do not match, or a header places its volume nowhere.
     """
-    shape, label_path = _grid_shape(image), path_of(label)
+    shape, label_path = image.shape[:3], label.path
     array = _read_labels(label, label_index)
-    without = [path_of(volume) for volume in (image, label) if not has_affine(volume)]
+    without = [volume.path for volume in (image, label) if volume.affine_mm is None]
     if without:
         if not assume_same_grid:
             raise ConversionError(
@@ -428,15 +381,9 @@ def align_label(image, label, label_index: int, assume_same_grid: bool) -> tuple
             )
         return array, 0
 
-    to_image = np.linalg.inv(image.affine) if np.linalg.det(image.affine[:3, :3]) else None
-    if to_image is None or not np.linalg.det(label.affine[:3, :3]):
-        raise ConversionError(
-            'an affine is singular',
-            'Restore the affines of both volumes',
-            path_of(image) if to_image is None else label_path,
-        )
-    turn = orientations.io_orientation(to_image @ label.affine)
-    affine = to_image @ label.affine @ orientations.inv_ornt_aff(turn, array.shape)
+    to_image = np.linalg.inv(image.affine_mm)
+    turn = orientations.io_orientation(to_image @ label.affine_mm)
+    affine = to_image @ label.affine_mm @ orientations.inv_ornt_aff(turn, array.shape)
     array = orientations.apply_orientation(array, turn)
 
     drift = np.abs(affine[:3, :3] - np.eye(3)) @ (np.array(array.shape) - 1)
@@ -448,7 +395,7 @@ def align_label(image, label, label_index: int, assume_same_grid: bool) -> tuple
             label_path,
         )
     offset = affine[:3, 3]
-    size = nibabel.affines.voxel_sizes(image.affine)
+    size = nibabel.affines.voxel_sizes(image.affine_mm)
     # Shape first: a cropped label volume is mostly shifted, too.
     if array.shape[:2] != shape[:2]:
         raise ConversionError(
@@ -473,17 +420,24 @@ def align_label(image, label, label_index: int, assume_same_grid: bool) -> tuple
     return array, first
 
 
-def _read_labels(label, frame: int) -> np.ndarray:
+def _read_labels(label: VolumeGeometry, frame: int) -> np.ndarray:
     """Labels of a frame as stored, shape (columns, rows, slices)."""
-    behind = (0,) * (len(label.shape) - 4)
+    image = open_nifti(label.path)
+    if image.get_data_dtype().kind not in 'buif':
+        raise ConversionError(
+            f'it holds {image.get_data_dtype()}, but a label is one real number per voxel',
+            'Check that it is the label file',
+            label.path,
+        )
+    behind = (0,) * (len(image.shape) - 4)
     try:
         array = np.asanyarray(
-            label.dataobj[(..., frame, *behind)] if len(label.shape) > 3 else label.dataobj
+            image.dataobj[(..., frame, *behind)] if len(image.shape) > 3 else image.dataobj
         )
     except Exception as error:  # gzip, zlib and nibabel raise many types on damaged files
         raise ConversionError(
             'its labels cannot be read, it may be truncated',
             'Export or download it again',
-            path_of(label),
+            label.path,
         ) from error
-    return array.reshape(_grid_shape(label))
+    return array.reshape(label.shape[:3])

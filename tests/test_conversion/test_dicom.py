@@ -28,6 +28,8 @@ from swin_ext.conversion.coco_writer import Settings
 from swin_ext.conversion.convert import Split, convert
 from swin_ext.conversion.study import LabelMap
 from swin_ext.images.reading import read_frame
+from swin_ext.study.dicom_headers import read_frames
+from swin_ext.study.stacks import build_stacks
 
 
 def run(
@@ -215,7 +217,11 @@ def test_slices_are_numbered_along_the_normal_of_the_planes(tmp_path):
             ImagePositionPatient=[-0.8 * step + 100, 0.6 * step, 5],
         )
     write_dicom(tmp_path / '4.dcm', pixels_of(heart()), 4)  # another view
-    frames = dicom.read_frames(sorted(tmp_path.glob('*.dcm')), None)
-    numbers = [dicom.number_slices(frames)[frame] for frame in frames]
-    assert [number for number, _ in numbers] == [2, 0, 1, 0]
-    assert [gap for _, gap in numbers] == pytest.approx([8, 8, 8, 8])
+    frames = read_frames(sorted(tmp_path.glob('*.dcm')))
+    numbers = {
+        id(frame): (item.number, stack.slice_spacing_mm)
+        for stack in build_stacks(frames).stacks
+        for item, _, frame in stack.frames()
+    }
+    assert [numbers[id(frame)][0] for frame in frames] == [2, 0, 1, 0]
+    assert [numbers[id(frame)][1] for frame in frames] == pytest.approx([8, 8, 8, 8])
