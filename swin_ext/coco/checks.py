@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from swin_ext.coco.categories import normal_name
 from swin_ext.coco.masks import count_parts, to_rle
+from swin_ext.coco.spacing import spacing_of
 
 # What to do about each finding unless the config says otherwise. What falsifies training or
 # evaluation is an error; what some conventions want, or only part of the metrics needs, is not.
@@ -217,11 +217,6 @@ def find_filled_rings(
     return filled
 
 
-def normal_name(name: str) -> str:
-    """Lower case with spaces, as in `CAVITY_NAMES`."""
-    return name.lower().replace('_', ' ').replace('-', ' ').strip()
-
-
 def check_spacing(images: list[dict]) -> list[Finding]:
     """Look for pixel sizes that are missing, impossible, or not the same everywhere."""
     spacings, missing = {}, []
@@ -266,17 +261,6 @@ def check_spacing(images: list[dict]) -> list[Finding]:
             )
         )
     return findings
-
-
-def spacing_of(image: dict) -> tuple[float, float] | None:
-    """Height and width of a pixel in mm, from a number or a list; None unless both are positive."""
-    spacing = image.get('spacing_mm')
-    values = [spacing, spacing] if isinstance(spacing, Real) else spacing
-    if not isinstance(values, (list, tuple)) or len(values) < 2:
-        return None
-    height, width = values[:2]
-    possible = all(isinstance(v, Real) and 0 < v < math.inf for v in (height, width))
-    return (float(height), float(width)) if possible else None
 
 
 def compare_splits(

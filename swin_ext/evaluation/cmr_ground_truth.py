@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from mmengine.logging import print_log
 
 from swin_ext.coco.categories import category_ids
 from swin_ext.coco.masks import to_rle
+from swin_ext.coco.spacing import is_length, spacing_of
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,13 @@ class CMRGroundTruth:
         return masks
 
     def _parse_image(self, image: dict, slice_spacing_mm: float | None) -> CMRImage:
-        spacing = image.get('spacing_mm')
-        if spacing is not None:
-            both = [spacing, spacing] if isinstance(spacing, (int, float)) else spacing
-            if len(both) != 2 or not all(is_length(length) for length in both):
-                raise ValueError(
-                    f'{self.ann_file}: image {image["id"]!r} has spacing_mm={spacing!r}; it must '
-                    'be a positive number, or two for rows and columns.'
-                )
-            spacing = tuple(map(float, both))
+        given = image.get('spacing_mm')
+        spacing = spacing_of(image, allow_third=False)
+        if spacing is None and given is not None:
+            raise ValueError(
+                f'{self.ann_file}: image {image["id"]!r} has spacing_mm={given!r}; it must '
+                'be a positive number, or two for rows and columns.'
+            )
         between = image.get('slice_spacing_mm', slice_spacing_mm)
         if between is not None and not is_length(between):
             raise ValueError(
@@ -205,12 +203,3 @@ class CMRGroundTruth:
                 f'there is taken as evenly spaced: {", ".join(uneven[:5])}'
                 f'{" ..." if len(uneven) > 5 else ""}.'
             )
-
-
-def is_length(value) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
-    )

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from test_cmr import build, build_with_log
 
-from swin_ext.coco.checks import (
-    check_content,
-    complete_severities,
-    count_parts,
-    spacing_of,
-)
+from swin_ext.coco.checks import check_content, complete_severities, count_parts
+from swin_ext.coco.spacing import spacing_of
 from swin_ext.datasets import DatasetError
 from toy_cmr import disk, encode
 
