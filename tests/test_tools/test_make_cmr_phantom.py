@@ -11,24 +11,30 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from scipy import ndimage
 
+from swin_ext.conversion import phantom_dataset
+from swin_ext.conversion.phantom_anatomy import simulate_patient
+from swin_ext.conversion.phantom_command import main
+from swin_ext.conversion.phantom_images import (
+    SUPERSAMPLING,
+    acquire,
+    add_rician_noise,
+    render_slice,
+)
+from swin_ext.conversion.phantom_parameters import PhantomParameters
+
 LV, MYO, RV = 1, 2, 3
 # Few and coarse slices, where the test is not about the pictures.
 TINY = ['--patients', '2', '--size', '64', '--slice-gap-mm', '20']
 
 
 @pytest.fixture(scope='module')
-def phantom(load_tool):
-    return load_tool('make_cmr_phantom')
-
-
-@pytest.fixture(scope='module')
-def dataset(phantom, tmp_path_factory):
+def dataset(tmp_path_factory):
     """Folder of a data set of 5 patients with all other parameters at their defaults.
 
     Seed 0 has RVs (patient 1 at ED) whose cusps are thin enough to come off in pieces.
     """
     out = tmp_path_factory.mktemp('phantom') / 'data'
-    phantom.main(['--out', str(out), '--patients', '5', '--seed', '0'])
+    main(['--out', str(out), '--patients', '5', '--seed', '0'])
     return out
 
 
@@ -47,10 +53,10 @@ def slices(dataset):
 
 
 @pytest.fixture
-def patients(phantom):
+def patients():
     """The patients of ``dataset``, drawn anew from its seed."""
     return {
-        f'patient{index:04d}': phantom.simulate_patient(
+        f'patient{index:04d}': simulate_patient(
             np.random.default_rng(np.random.SeedSequence(0, spawn_key=(index,)))
         )
         for index in range(5)
@@ -68,18 +74,18 @@ def read_bytes(folder):
 # ---- the files ----------------------------------------------------------------------------------
 
 
-def test_the_seed_determines_every_byte(phantom, tmp_path):
+def test_the_seed_determines_every_byte(tmp_path):
     for name, seed in (('a', '1'), ('b', '1'), ('c', '2')):
-        phantom.main(['--out', str(tmp_path / name), '--seed', seed, *TINY])
+        main(['--out', str(tmp_path / name), '--seed', seed, *TINY])
     a, b, c = (read_bytes(tmp_path / name) for name in 'abc')
     assert a == b
     image = 'images/patient0000_ED_slice00.png'
     assert a[image] != c[image]
 
 
-def test_more_patients_leave_the_earlier_ones_as_they_were(phantom, tmp_path):
-    phantom.main(['--out', str(tmp_path / 'two'), *TINY])
-    phantom.main(['--out', str(tmp_path / 'three'), *TINY, '--patients', '3'])
+def test_more_patients_leave_the_earlier_ones_as_they_were(tmp_path):
+    main(['--out', str(tmp_path / 'two'), *TINY])
+    main(['--out', str(tmp_path / 'three'), *TINY, '--patients', '3'])
     two, three = (read_bytes(tmp_path / name / 'images') for name in ('two', 'three'))
     assert two.items() < three.items()
 
@@ -99,8 +105,8 @@ def test_a_patient_is_in_one_split_only(dataset):
     'patients, val_fraction, expected',
     [(2, 0.25, 1), (3, 0.9, 2), (10, 0.01, 1), (40, 0.25, 10), (40, 0.5, 20)],
 )
-def test_number_of_held_out_patients(phantom, patients, val_fraction, expected):
-    assert phantom.PhantomParameters(patients, val_fraction).num_val() == expected
+def test_number_of_held_out_patients(patients, val_fraction, expected):
+    assert PhantomParameters(patients, val_fraction).num_val() == expected
 
 
 def test_image_entries(slices):
@@ -194,7 +200,7 @@ def test_volumes_follow_the_ejection_fraction(slices, patients):
         assert 0.35 <= patient.ejection_fraction <= 0.70
 
 
-def test_the_wall_thickens_in_systole(phantom, patients):
+def test_the_wall_thickens_in_systole(patients):
     for patient in patients.values():
         (_, radius, wall), (height, es_radius, es_wall) = (
             patient.lv_shape(z, phase)
@@ -221,96 +227,96 @@ def test_blood_is_brighter_than_muscle(slices):
 
 
 @pytest.mark.parametrize('sigma', [0.01, 3.0])
-def test_rician_noise_without_signal_is_rayleigh_distributed(phantom, sigma):
-    noise = phantom.add_rician_noise(np.zeros((400, 500)), sigma, np.random.default_rng(0))
+def test_rician_noise_without_signal_is_rayleigh_distributed(sigma):
+    noise = add_rician_noise(np.zeros((400, 500)), sigma, np.random.default_rng(0))
     assert noise.mean() == pytest.approx(sigma * math.sqrt(math.pi / 2), rel=0.01)
     assert noise.std() == pytest.approx(sigma * math.sqrt(2 - math.pi / 2), rel=0.01)
 
 
 @pytest.mark.parametrize('signal', [-2.0, 2.0])
-def test_rician_noise_keeps_the_second_moment(phantom, signal):
-    noisy = phantom.add_rician_noise(np.full((400, 500), signal), 0.7, np.random.default_rng(0))
+def test_rician_noise_keeps_the_second_moment(signal):
+    noisy = add_rician_noise(np.full((400, 500), signal), 0.7, np.random.default_rng(0))
     assert (noisy**2).mean() == pytest.approx(signal**2 + 2 * 0.7**2, rel=0.01)
 
 
-def test_noise_in_the_air_of_an_image(phantom, patients):
+def test_noise_in_the_air_of_an_image(patients):
     patient = replace(patients['patient0000'], noise_sigma=0.025)
     shared = dict(z=patient.lv_length / 2, phase='ED', size=128, spacing_mm=1.8)
-    clean, _ = phantom.render_slice(
+    clean, _ = render_slice(
         replace(patient, noise_sigma=0.0), rng=np.random.default_rng(1), **shared
     )
-    noisy, _ = phantom.render_slice(patient, rng=np.random.default_rng(1), **shared)
+    noisy, _ = render_slice(patient, rng=np.random.default_rng(1), **shared)
     air = ndimage.binary_erosion(clean == 0, iterations=4)
     assert air.sum() > 500
     assert noisy[air].mean() / 255 == pytest.approx(0.025 * math.sqrt(math.pi / 2), rel=0.05)
 
 
 @pytest.mark.parametrize('cycles', [(0, 0), (3, 0), (5, -7)])
-def test_acquisition_keeps_low_frequencies_in_place(phantom, cycles):
+def test_acquisition_keeps_low_frequencies_in_place(cycles):
     size = 64
-    fine = np.arange(size * phantom.SUPERSAMPLING) / phantom.SUPERSAMPLING
+    fine = np.arange(size * SUPERSAMPLING) / SUPERSAMPLING
 
     def wave(position):
         rows, columns = np.meshgrid(position, position, indexing='ij')
         return np.cos(2 * np.pi * (cycles[0] * rows + cycles[1] * columns) / size + 0.4)
 
-    np.testing.assert_allclose(phantom.acquire(wave(fine)), wave(np.arange(size)), atol=1e-4)
+    np.testing.assert_allclose(acquire(wave(fine)), wave(np.arange(size)), atol=1e-4)
 
 
-def test_acquisition_removes_what_the_image_grid_cannot_hold(phantom):
+def test_acquisition_removes_what_the_image_grid_cannot_hold():
     columns = np.arange(128)
     anatomy = np.tile(np.cos(2 * np.pi * 50 * columns / 128), (128, 1))  # 50 > 64 / 2 cycles
-    np.testing.assert_allclose(phantom.acquire(anatomy), 0, atol=1e-10)
+    np.testing.assert_allclose(acquire(anatomy), 0, atol=1e-10)
 
 
 # ---- refusals and safety ------------------------------------------------------------------------
 
 
-def test_same_parameters_again_do_nothing(phantom, tmp_path, capsys):
+def test_same_parameters_again_do_nothing(tmp_path, capsys):
     out = tmp_path / 'data'
-    phantom.main(['--out', str(out), *TINY])
+    main(['--out', str(out), *TINY])
     before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
     capsys.readouterr()
-    phantom.main(['--out', str(out), *TINY])
+    main(['--out', str(out), *TINY])
     assert 'nothing to do' in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
 
 
-def test_other_parameters_need_overwrite(phantom, tmp_path, capsys):
+def test_other_parameters_need_overwrite(tmp_path, capsys):
     out = tmp_path / 'data'
-    phantom.main(['--out', str(out), *TINY])
+    main(['--out', str(out), *TINY])
     before = read_bytes(out)
     with pytest.raises(SystemExit):
-        phantom.main(['--out', str(out), *TINY, '--seed', '5'])
+        main(['--out', str(out), *TINY, '--seed', '5'])
     assert '--overwrite' in capsys.readouterr().err
     assert read_bytes(out) == before
 
-    phantom.main(['--out', str(out), *TINY, '--seed', '5', '--overwrite'])
-    phantom.main(['--out', str(tmp_path / 'fresh'), *TINY, '--seed', '5'])
+    main(['--out', str(out), *TINY, '--seed', '5', '--overwrite'])
+    main(['--out', str(tmp_path / 'fresh'), *TINY, '--seed', '5'])
     assert read_bytes(out) == read_bytes(tmp_path / 'fresh')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['data', 'fresh']
 
 
-def test_a_folder_of_something_else_is_never_replaced(phantom, tmp_path, capsys):
+def test_a_folder_of_something_else_is_never_replaced(tmp_path, capsys):
     (tmp_path / 'thesis.tex').write_text('years of work')
     with pytest.raises(SystemExit):
-        phantom.main(['--out', str(tmp_path), *TINY, '--overwrite'])
+        main(['--out', str(tmp_path), *TINY, '--overwrite'])
     assert 'no phantom.json' in capsys.readouterr().err
     assert read_bytes(tmp_path) == {'thesis.tex': b'years of work'}
 
 
-def test_an_empty_folder_is_used(phantom, tmp_path):
-    phantom.main(['--out', str(tmp_path), *TINY])
+def test_an_empty_folder_is_used(tmp_path):
+    main(['--out', str(tmp_path), *TINY])
     assert (tmp_path / 'phantom.json').is_file()
 
 
 @pytest.mark.parametrize('overwrite', [False, True])
-def test_a_crash_leaves_everything_as_it_was(phantom, tmp_path, monkeypatch, overwrite):
+def test_a_crash_leaves_everything_as_it_was(tmp_path, monkeypatch, overwrite):
     out = tmp_path / 'data'
     if overwrite:
-        phantom.main(['--out', str(out), *TINY])
+        main(['--out', str(out), *TINY])
     before = read_bytes(tmp_path)
-    encode, calls = phantom.encode_instances, []
+    encode, calls = phantom_dataset.encode_instances, []
 
     def crash_at_the_fifth_image(labels):
         calls.append(labels)
@@ -318,17 +324,17 @@ def test_a_crash_leaves_everything_as_it_was(phantom, tmp_path, monkeypatch, ove
             raise RuntimeError('power cut')
         return encode(labels)
 
-    monkeypatch.setattr(phantom, 'encode_instances', crash_at_the_fifth_image)
+    monkeypatch.setattr(phantom_dataset, 'encode_instances', crash_at_the_fifth_image)
     with pytest.raises(RuntimeError, match='power cut'):
-        phantom.main(['--out', str(out), *TINY, '--seed', '9', '--overwrite'])
+        main(['--out', str(out), *TINY, '--seed', '9', '--overwrite'])
     assert read_bytes(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == (['data'] if overwrite else [])
 
 
-def test_a_full_disk_is_reported(phantom, tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom.cv2, 'imwrite', lambda *_: False)
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom_dataset.cv2, 'imwrite', lambda *_: False)
     with pytest.raises(OSError, match=r'could not write .*patient0000_ED_slice00\.png'):
-        phantom.main(['--out', str(tmp_path / 'data'), *TINY])
+        main(['--out', str(tmp_path / 'data'), *TINY])
     assert not list(tmp_path.iterdir())
 
 
@@ -352,9 +358,9 @@ def test_a_full_disk_is_reported(phantom, tmp_path, monkeypatch):
         (['--slice-gap-mm', '50'], r'--slice-gap-mm is 50\.0'),
     ],
 )
-def test_bad_arguments(phantom, tmp_path, capsys, arguments, message):
+def test_bad_arguments(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as error:
-        phantom.main(['--out', str(tmp_path / 'data'), *arguments])
+        main(['--out', str(tmp_path / 'data'), *arguments])
     assert error.value.code == 2
     assert not list(tmp_path.iterdir())
     assert re.search(message, ' '.join(capsys.readouterr().err.split()))
