@@ -18,13 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from swin_ext.models.swin import SwinBackbone
-from swin_ext.models.weights.swin import (
-    SwinWeightsError,
-    convert_swin_state_dict,
-    infer_architecture,
-    match_to_model,
-    remap_class_layers,
-)
+from swin_ext.models.weights.fitting import infer_architecture, match_to_model
+from swin_ext.models.weights.recognition import SwinWeightsError
+from swin_ext.models.weights.swin import convert_swin_state_dict
 
 WIDTH, DEPTHS, HEADS = 24, (2, 2, 4, 2), (1, 2, 4, 8)
 ARCH = dict(embed_dims=WIDTH, depths=DEPTHS, num_heads=HEADS)
