@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from swin_ext.checkpoint.weight_files import read_checkpoint
 from swin_ext.models.architectures import (
     ARCHITECTURES,
+    SwinArgumentError,
     check_frozen_stages,
     one_per_stage,
     resolve_arch,
@@ -71,7 +72,7 @@ class SwinBackbone(BaseModule):
         with_cp: Recompute block activations in the backward pass to save memory.
 
     Raises:
-        ValueError: On an impossible `arch`, `window_size`, `out_indices`, `frozen_stages` or
+        SwinArgumentError: On an impossible `arch`, `window_size`, `out_indices`, `frozen_stages` or
             `attn_impl`, or an argument that is for the other version.
 
     Example:
@@ -108,23 +109,23 @@ class SwinBackbone(BaseModule):
         depths, num_heads, is_v2 = arch['depths'], arch['num_heads'], arch['version'] == 2
         num_stages = len(depths)
         if not out_indices or not set(out_indices) <= set(range(num_stages)):
-            raise ValueError(
+            raise SwinArgumentError(
                 f'SwinBackbone: out_indices={tuple(out_indices)} must name stages '
                 f'of 0..{num_stages - 1}.'
             )
         check_frozen_stages(frozen_stages, num_stages)
         if attn_impl not in ('auto', *IMPLEMENTATIONS):
-            raise ValueError(
+            raise SwinArgumentError(
                 f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '
                 f'{", ".join(IMPLEMENTATIONS)}.'
             )
         if is_v2 and qk_scale is not None:
-            raise ValueError(
+            raise SwinArgumentError(
                 f'SwinBackbone: qk_scale={qk_scale} is for Swin V1: V2 learns the '
                 'scale of its attention. Remove it.'
             )
         if not is_v2 and pretrained_window_sizes is not None:
-            raise ValueError(
+            raise SwinArgumentError(
                 f'SwinBackbone: pretrained_window_sizes={pretrained_window_sizes} is '
                 'for Swin V2: the bias tables of V1 are resized when they are loaded. '
                 'Remove it.'
@@ -209,7 +210,7 @@ class SwinBackbone(BaseModule):
         the thawed parameters; `BackboneFreezeHook` sees to both.
 
         Raises:
-            ValueError: If there are not as many stages.
+            SwinArgumentError: If there are not as many stages.
         """
         check_frozen_stages(frozen_stages, len(self.stages))
         for part in self._frozen_parts():
@@ -248,11 +249,11 @@ class SwinBackbone(BaseModule):
             init_cfg: dict(type='Pretrained', checkpoint=PATH or http(s) address).
 
         Raises:
-            ValueError: If `init_cfg` is another one.
+            SwinArgumentError: If `init_cfg` is another one.
             SwinWeightsError: If the file has no Swin, or one of another architecture.
         """
         if init_cfg.get('type') != 'Pretrained' or 'checkpoint' not in init_cfg:
-            raise ValueError(
+            raise SwinArgumentError(
                 "SwinBackbone: init_cfg must be dict(type='Pretrained', "
                 f'checkpoint=...), but is {init_cfg}.'
             )

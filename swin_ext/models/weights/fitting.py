@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swin_ext.checkpoint.matching import CONSTANTS
 from swin_ext.models.weights.recognition import SwinWeightsError
 from swin_ext.models.weights.swin import ConvertedWeights
-from swin_ext.models.weights.swin_names import BUFFERS
 
 
 def infer_architecture(state_dict: Mapping) -> dict:
@@ -143,7 +143,7 @@ def match_to_model(converted: ConvertedWeights, model_state: Mapping) -> Matched
         list(converted.notes),
     )
     for name, parameter in model_state.items():
-        if name.endswith(BUFFERS):
+        if name.endswith(CONSTANTS):
             continue
         if name not in weights:
             matched.reinitialised[name] = 'not in the file'
@@ -169,7 +169,7 @@ def match_to_model(converted: ConvertedWeights, model_state: Mapping) -> Matched
     counted = [
         name
         for name in model_state
-        if not name.endswith(BUFFERS) and not (is_classifier and output_norm.match(name))
+        if not name.endswith(CONSTANTS) and not (is_classifier and output_norm.match(name))
     ]
     num_set = sum(name in matched.state_dict for name in counted)
     stages = {stage for stage, _ in _blocks(model_state)}

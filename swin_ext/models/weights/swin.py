@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swin_ext.checkpoint.matching import CONSTANTS
 from swin_ext.models.weights.recognition import (
     SwinWeightsError,
     detect_format,
@@ -31,7 +32,7 @@ from swin_ext.models.weights.recognition import (
     short_names,
     unwrap,
 )
-from swin_ext.models.weights.swin_names import BUFFERS, module_patterns, rename
+from swin_ext.models.weights.swin_names import module_patterns, rename
 
 
 @dataclass
@@ -148,7 +149,7 @@ def convert_swin_state_dict(checkpoint: Mapping) -> ConvertedWeights:
 
     for name, key in names.items():
         renamed = rename(name, patterns)
-        if name.endswith(BUFFERS):
+        if name.endswith(CONSTANTS):
             weights.buffers.append(key)
         elif renamed is None or not is_weights(state_dict[key]):
             weights.unused.append(key)

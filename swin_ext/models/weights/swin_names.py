@@ -88,9 +88,6 @@ _PARAMETER = re.compile(
     r'|attn\.w_msa\.(?:relative_position_bias_table|logit_scale|q_bias|v_bias))'
 )
 
-# Constants that a model makes for its own window size.
-BUFFERS = ('relative_position_index', 'relative_coords_table', 'attn_mask')
-
 
 def module_patterns(family: str) -> list[tuple[re.Pattern, str]]:
     patterns = []
