@@ -13,7 +13,27 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 MIN_MATCHED_BACKBONE = 0.95  # of the tensors that the model or the file has; below: another one
 NUM_LISTED = 6  # names given in full in a message
 
-_UNREQUIRED = 'num_batches_tracked'  # of batch norm; MMEngine, too, loads without
+# Buffers of Swin that follow from the size of a window. A model makes its own; some code saves
+# them, and some does not.
+CONSTANTS = ('relative_position_index', 'relative_coords_table', 'attn_mask')
+# `num_batches_tracked` is of batch norm; MMEngine, too, loads without.
+_UNREQUIRED = ('num_batches_tracked', *CONSTANTS)
+
+
+ADAPTATION = 'swin_ext_adaptation'  # key under which a hook leaves one in a checkpoint
+
+
+@dataclasses.dataclass
+class Adaptation:
+    """What was done to a checkpoint before it was loaded, for the one report on its loading.
+
+    Attributes:
+        notes: Sentences.
+        reinitialised: Tensors that were taken out, for the model to keep its own; with the reason.
+    """
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+    reinitialised: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -25,6 +45,7 @@ class Outcome:
     reshaped: list[str]
     missing: list[str]
     unexpected: list[str]
+    adaptation: Adaptation = dataclasses.field(default_factory=Adaptation)
 
     @property
     def unfit(self) -> list[str]:
@@ -45,16 +66,27 @@ class Outcome:
             f'{name} {self.in_file.get(name, "")} -> {self.in_model.get(name, "")}'
             for name in self.reshaped
         ]
-        return (
-            f'{num_loaded} of the {len(self.in_model)} tensors of the model loaded; '
-            f'{len(reshaped)} re-initialised for their other shape ({listed(reshaped)}); '
-            f'{len(self.missing)} missing in the file ({listed(self.missing)}); '
-            f'{len(self.unexpected)} in the file alone ({listed(self.unexpected)}).'
-        )
+        reinitialised = self.adaptation.reinitialised
+        missing = [name for name in self.missing if name not in reinitialised]
+        parts = [
+            f'{num_loaded} of the {len(self.in_model)} tensors of the model loaded',
+            f'{len(reshaped)} re-initialised for their other shape ({listed(reshaped)})',
+            f'{len(missing)} missing in the file ({listed(missing)})',
+            f'{len(self.unexpected)} in the file alone ({listed(self.unexpected)})',
+        ]
+        if reinitialised:
+            reasons = [f'{name}: {reason}' for name, reason in reinitialised.items()]
+            parts.append(
+                f'{len(reinitialised)} re-initialised for their other classes ({listed(reasons)})'
+            )
+        return '\n'.join(['; '.join(parts) + '.', *self.adaptation.notes])
 
 
 def load_weights(
-    model: torch.nn.Module, checkpoint: dict, revise_keys: Iterable[tuple[str, str]]
+    model: torch.nn.Module,
+    checkpoint: dict,
+    revise_keys: Iterable[tuple[str, str]],
+    adaptation: Adaptation | None = None,
 ) -> Outcome:
     """Load as MMEngine does, and keep what it only logs."""
     seen = {}
@@ -78,9 +110,14 @@ def load_weights(
     return Outcome(
         in_model=_shapes(unwrapped.state_dict()),
         in_file=seen['in_file'],
-        reshaped=[match[1] for match in map(named.match, seen['errors']) if match],
+        reshaped=[
+            match[1]
+            for match in map(named.match, seen['errors'])
+            if match and not match[1].endswith(_UNREQUIRED)
+        ],
         missing=[name for name in seen['missing'] if not name.endswith(_UNREQUIRED)],
-        unexpected=seen['unexpected'],
+        unexpected=[name for name in seen['unexpected'] if not name.endswith(CONSTANTS)],
+        adaptation=adaptation or Adaptation(),
     )
 
 

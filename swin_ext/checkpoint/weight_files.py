@@ -15,6 +15,11 @@ from swin_ext.checkpoint.safe_reading import (
     load_checkpoint_file,
     restore_numpy,
 )
+from swin_ext.utils.errors import UserError
+
+
+class WeightFileNotFoundError(UserError, FileNotFoundError):
+    """There is no such file of weights."""
 
 
 def _storage_from_bytes(data: bytes):
@@ -70,13 +75,13 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         The file's content: a state dict, or a dict that holds one. Tensors are on the CPU.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        WeightFileNotFoundError: If there is no such file.
         ImportError: If a `.safetensors` file is given and safetensors is not installed.
         CheckpointError: If the file is damaged, asks for other than weights, or holds no dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'There is no checkpoint file {path}.')
+        raise WeightFileNotFoundError(f'There is no checkpoint file {path}.')
     read = {'.safetensors': _read_safetensors, '.pkl': _read_pkl}.get(path.suffix)
     try:
         checkpoint = read(path) if read else load_checkpoint_file(path, map_location='cpu')

@@ -10,7 +10,7 @@ import mmengine.runner.checkpoint as mmengine_checkpoint
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from swin_ext.checkpoint.matching import listed, load_weights
+from swin_ext.checkpoint.matching import ADAPTATION, listed, load_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError
 
 
@@ -57,7 +57,7 @@ def load_checkpoint(
     runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
 
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    outcome = load_weights(model, checkpoint, revise_keys)
+    outcome = load_weights(model, checkpoint, revise_keys, checkpoint.pop(ADAPTATION, None))
     report = f"Load checkpoint from '{filename}': {outcome.report()}"
     exact = not (outcome.unfit or outcome.unexpected)
     runner.logger.log(logging.INFO if exact else logging.WARNING, report)

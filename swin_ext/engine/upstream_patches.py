@@ -21,6 +21,7 @@ import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
+from swin_ext.checkpoint.weight_files import WeightFileNotFoundError
 from swin_ext.utils.download import DownloadError, download
 
 _NOT_DOWNLOADED = """\
@@ -49,7 +50,7 @@ def patch_mmengine() -> None:
 def load_from_local(filename: str, map_location: Any) -> Any:
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
-        raise FileNotFoundError(
+        raise WeightFileNotFoundError(
             f"The checkpoint '{filename}' does not exist (working directory: {os.getcwd()}). "
             'Correct `load_from`, `init_cfg` or the checkpoint argument; on `--resume`, the path '
             'comes from the file `last_checkpoint` in the work_dir.'

@@ -2,7 +2,7 @@
 
 Paper: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution",
 https://arxiv.org/abs/2111.09883, Section 3. Computes the same function as Microsoft's code, timm's
-and torchvision's; parameter names are the extension of V1's that `swin_weights` describes.
+and torchvision's; parameter names are the extension of V1's that `weights.swin` describes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swin_ext.models.attention.windows import PositionBiasCache, window_attention
-from swin_ext.models.swin import (
-    PatchMerging,
-    SwinBlock,
-    gather_position_bias,
-    join_neighbours,
-    relative_position_index,
-)
+from swin_ext.models.attention.dispatch import window_attention
+from swin_ext.models.blocks import SwinBlock, gather_position_bias, relative_position_index
+from swin_ext.models.layers import PatchMerging, join_neighbours
 
 # Cosines are multiplied by no more than this (Section 3.2: the temperature is above 0.01).
 MAX_LOGIT_SCALE = 100.0
@@ -62,7 +57,7 @@ class WindowAttentionV2(nn.Module):
     """Scaled cosine attention with continuous relative position bias inside each window.
 
     Args:
-        attn_impl: Key of `window_attention.IMPLEMENTATIONS`, or 'auto'.
+        attn_impl: Key of `dispatch.IMPLEMENTATIONS`, or 'auto'.
     """
 
     def __init__(
@@ -96,13 +91,9 @@ class WindowAttentionV2(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
-        self._bias_cache = PositionBiasCache()
 
     def position_bias(self) -> Tensor:
         """Relative position bias, (nH, N, N), in (0, 16)."""
-        return self._bias_cache.get(self.cpb_mlp.parameters(), self._compute_bias)
-
-    def _compute_bias(self) -> Tensor:
         table = 16 * self.cpb_mlp(self.relative_coords_table).sigmoid()  # (M, nH)
         return gather_position_bias(table, self.relative_position_index)
 

@@ -32,11 +32,12 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import DATASETS, METRICS, MODELS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import nn
 
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
+from swin_ext.engine.runner import SwinExtRunner
 from swin_ext.engine.upstream_patches import patch_mmengine
 
 allow_listing = pytest.mark.skipif(
@@ -52,8 +53,8 @@ def patched(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch_home'))
     monkeypatch.setenv('no_proxy', '*')
     # These only take time: the one calls compilers, the other formats the config.
-    monkeypatch.setattr(Runner, '_log_env', lambda runner, env_cfg: None)
-    monkeypatch.setattr(Runner, 'dump_config', lambda runner: None)
+    monkeypatch.setattr(SwinExtRunner, '_log_env', lambda runner, env_cfg: None)
+    monkeypatch.setattr(SwinExtRunner, 'dump_config', lambda runner: None)
 
 
 # A toy detector and its training
@@ -144,7 +145,7 @@ def make_runner(work_dir, max_epochs=2, model=None, **settings):
         experiment_name=f'{pathlib.Path(work_dir).name}_{time.time_ns()}',
     )
     cfg.update(settings)
-    return Runner.from_cfg(Config(cfg))
+    return SwinExtRunner.from_cfg(Config(cfg))
 
 
 @pytest.fixture(scope='module')
@@ -544,7 +545,7 @@ def test_resume_goes_on_as_from_an_unrestricted_load(trained, tmp_path, monkeypa
     make_runner(tmp_path / 'safe', **settings).train()
     assert '16 of the 16 tensors of the model loaded; 0 re-initialised' in report_of(tmp_path)
     monkeypatch.setattr(
-        'swin_ext.checkpoint.safe_reading.load_checkpoint_file',
+        'swin_ext.engine.upstream_patches.load_checkpoint_file',
         lambda path, map_location: trusted_load(path),
     )
     make_runner(tmp_path / 'unsafe', **settings).train()

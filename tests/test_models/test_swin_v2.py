@@ -16,7 +16,8 @@ from compare_networks import (
     relative_error,
 )
 from swin_ext.models import SwinBackbone
-from swin_ext.models.weights.swin import convert_swin_state_dict, match_to_model
+from swin_ext.models.weights.fitting import match_to_model
+from swin_ext.models.weights.swin import convert_swin_state_dict
 
 timm = pytest.importorskip('timm')
 
@@ -284,35 +285,6 @@ def test_freezing(frozen_stages):
     if expected:
         sum(out.sum() for out in outs).backward()
         assert {name for name, p in own.named_parameters() if p.grad is not None} == expected
-
-
-def test_position_bias_is_computed_once_in_evaluation():
-    backbone = SwinBackbone(arch=SMALL_ARCH, out_indices=(0, 1))
-    calls = []
-    for stage in backbone.stages:
-        for block in stage.blocks:
-            block.attn.w_msa.cpb_mlp.register_forward_hook(lambda *args: calls.append(1))
-    images = torch.randn(1, 3, 64, 64)
-    for _ in range(2):
-        backbone.train()(images)
-    assert len(calls) == 8
-    calls.clear()
-    backbone.eval()
-    with torch.no_grad():
-        for _ in range(2):
-            backbone(images)
-    assert len(calls) == 4
-
-
-def test_position_bias_cache_follows_the_parameters():
-    attention = SwinBackbone(arch=ARCH).eval().stages[0].blocks[0].attn.w_msa
-    with torch.no_grad():
-        for parameter in attention.cpb_mlp.parameters():
-            before = attention.position_bias()
-            assert attention.position_bias() is before
-            parameter.mul_(2)
-            assert not torch.equal(attention.position_bias(), before)
-            assert torch.equal(attention.position_bias(), attention._compute_bias())
 
 
 @pytest.mark.parametrize('attn_impl', ['eager', 'sdpa'])

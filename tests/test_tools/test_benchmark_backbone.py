@@ -10,7 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from swin_ext.models.swin import SwinBackbone
-from swin_ext.models.weights.swin import convert_swin_state_dict, match_to_model
+from swin_ext.models.weights.fitting import match_to_model
+from swin_ext.models.weights.swin import convert_swin_state_dict
 
 NANO = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 

@@ -7,15 +7,25 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
+from swin_ext.utils.errors import UserError
+
+# Parts with classes of their own: an RPN tells objects from background, whatever their class, a
+# backbone may have been a classifier, and a teacher is another model.
+NOT_HEADS = {'rpn_head', 'backbone', 'teacher'}
+
+
+class ClassListError(UserError, ValueError):
+    """Classes of a model, a data set and a checkpoint that contradict each other."""
+
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
     """Compare the classes of model, data sets and checkpoint before the first iteration.
 
     Raises:
-        ValueError: If two splits have different class lists, a head's `num_classes` is not their
-            length, or a checkpoint that is tested or resumed was trained on another list (the
-            same names in another order included).
+        ClassListError: If two splits have different class lists, a head's `num_classes` is not
+            their length, or a checkpoint that is tested or resumed was trained on another list
+            (the same names in another order included).
     """
 
     priority = 'VERY_HIGH'
@@ -24,17 +34,18 @@ class ClassCheckHook(Hook):
         (split, classes), *others = class_lists(runner).items()
         for other_split, other_classes in others:
             if other_classes != classes:
-                raise ValueError(
+                raise ClassListError(
                     f'The {split} and {other_split} data sets have different classes:\n'
                     f'  {split}: {classes}\n  {other_split}: {other_classes}\n'
                     'Set the same metainfo.classes for both.'
                 )
         for name, module in runner.model.named_modules():
             heads_classes = getattr(module, 'num_classes', None)
-            # An RPN tells objects from background, whatever their class.
-            if heads_classes is None or name.endswith('rpn_head') or len(classes) == heads_classes:
+            if heads_classes is None or NOT_HEADS.intersection(name.split('.')):
                 continue
-            raise ValueError(
+            if len(classes) == heads_classes:
+                continue
+            raise ClassListError(
                 f'{name} ({type(module).__name__}) has num_classes={heads_classes}, but the '
                 f'{split} data set has {len(classes)} classes: {classes}. Set num_classes='
                 f'{len(classes)} in the config (or --cfg-options num_classes={len(classes)}), or '
@@ -48,7 +59,7 @@ class ClassCheckHook(Hook):
             return
         for split, classes in class_lists(runner).items():
             if trained_on != classes:
-                raise ValueError(
+                raise ClassListError(
                     f'The checkpoint was trained on other classes than the {split} data set has, '
                     f'or in another order:\n  checkpoint: {trained_on}\n'
                     f'  {split}: {classes}\nSet metainfo.classes to the list of the checkpoint.'

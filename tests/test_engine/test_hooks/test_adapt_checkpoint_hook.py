@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +18,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from swin_ext.checkpoint.matching import ADAPTATION
 from swin_ext.engine import AdaptCheckpointHook, SwinExtRunner
-from swin_ext.models.weights.swin import SwinWeightsError
+from swin_ext.models.weights.recognition import SwinWeightsError
 from toy_loop import ToyLoop
 
 CONFIG = Path(__file__).parents[3] / 'configs' / 'mask_rcnn_swin-nano_cmr.py'
@@ -71,17 +71,25 @@ def fine_tuning(model, classes=CLASSES):
         _train_loop=loop,
         train_loop=loop,
         _resume=False,
-        logger=logging.getLogger('adapt_checkpoint'),
     )
 
 
 def adapt(model, checkpoint, classes=CLASSES, **settings) -> dict:
     """State dict that the hook leaves in a copy of `checkpoint`."""
+    return adapted(model, checkpoint, classes, **settings)['state_dict']
+
+
+def adapted(model, checkpoint, classes=CLASSES, **settings) -> dict:
     checkpoint = copy.copy(checkpoint)
     runner = fine_tuning(model, classes)
     vars(runner).update(settings)
     AdaptCheckpointHook().after_load_checkpoint(runner, checkpoint)
-    return checkpoint['state_dict']
+    return checkpoint
+
+
+def account(checkpoint) -> str:
+    """What the report on the loading will say of the hook's work."""
+    return '\n'.join(checkpoint[ADAPTATION].notes) + '\n'
 
 
 def assert_same(actual, expected):
@@ -120,23 +128,22 @@ def to_microsoft(state_dict) -> dict:
 
 @pytest.mark.parametrize('convert', [dict, to_microsoft])
 @pytest.mark.parametrize('wrap', [lambda model: model, nn.DataParallel], ids=['plain', 'wrapped'])
-def test_detector_of_the_same_size_is_taken_over(source, target, convert, wrap, caplog):
+def test_detector_of_the_same_size_is_taken_over(source, target, convert, wrap):
     model = copy.deepcopy(target)
-    with caplog.at_level('INFO'):
-        model.load_state_dict(adapt(wrap(model), dict(state_dict=convert(source))), strict=True)
+    checkpoint = adapted(wrap(model), dict(state_dict=convert(source)))
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
     assert_same(model.state_dict(), source)
     origin = 'microsoft' if convert is to_microsoft else 'mmdet'
-    assert f'Swin weights in {origin} format' in caplog.text
-    assert 're-initialised: 0' in caplog.text
+    assert f'Swin weights in {origin} format' in account(checkpoint)
+    assert 're-initialised: 0' in account(checkpoint)
+    assert 'unused from the file: 0\n' in account(checkpoint)
 
 
-def test_in_a_runner_with_averaged_weights(source, toy_cmr, tmp_path, monkeypatch):
+def load_in_runner(path, cfg, tmp_path, toy_cmr, monkeypatch) -> SwinExtRunner:
+    """Do what the beginning of `Runner.train` does."""
     # These only take time: the one calls compilers, the other formats the config.
     monkeypatch.setattr(Runner, '_log_env', lambda runner, env_cfg: None)
     monkeypatch.setattr(Runner, 'dump_config', lambda runner: None)
-    path = tmp_path / 'microsoft.pth'
-    torch.save(dict(state_dict=to_microsoft(source), meta=dict(CLASSES=CLASSES)), path)
-    cfg = make_config()
     cfg.update(
         work_dir=str(tmp_path / 'run'),
         data_root=str(toy_cmr.root),
@@ -147,13 +154,76 @@ def test_in_a_runner_with_averaged_weights(source, toy_cmr, tmp_path, monkeypatc
     )
     cfg.visualizer.update(vis_backends=cfg.vis_backends, name=tmp_path.name)
     runner = SwinExtRunner.from_cfg(cfg)
-    # The beginning of Runner.train().
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.call_hook('before_run')
     runner.load_or_resume()
+    return runner
+
+
+def logged(runner) -> str:
+    return next(Path(runner.log_dir).glob('*.log')).read_text()
+
+
+def test_in_a_runner_with_averaged_weights(source, toy_cmr, tmp_path, monkeypatch):
+    path = tmp_path / 'microsoft.pth'
+    torch.save(dict(state_dict=to_microsoft(source), meta=dict(CLASSES=CLASSES)), path)
+    runner = load_in_runner(path, make_config(), tmp_path, toy_cmr, monkeypatch)
     assert_same(runner.model.state_dict(), source)
     (averaged,) = (hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))
     assert_same(averaged.module.state_dict(), source)
+
+
+def test_one_report_says_what_was_loaded(source, toy_cmr, tmp_path, monkeypatch):
+    state_dict = to_microsoft(source)
+    del state_dict['roi_head.mask_head.conv_logits.bias']
+    state_dict['roi_head.mask_head.conv_logits.weight'] = torch.zeros(5, 16, 1, 1)
+    path = tmp_path / 'microsoft.pth'
+    torch.save(dict(state_dict=state_dict, meta=dict(CLASSES=('RV', 'LV', 'cat'))), path)
+    log = logged(load_in_runner(path, make_config(), tmp_path, toy_cmr, monkeypatch))
+    assert log.count('Load checkpoint from') == log.count('Swin weights in microsoft format') == 1
+    report = log[log.index('Load checkpoint from') :]
+    num_all = sum(not name.endswith('relative_position_index') for name in source)
+    assert f'{num_all - 2} of the {num_all} tensors of the model loaded; 0 re-init' in report
+    assert '1 missing in the file (roi_head.mask_head.conv_logits.bias); 0 in the file' in report
+    assert (
+        '1 re-initialised for their other classes (roi_head.mask_head.conv_logits.weight: it has '
+        '5 rows, but 3 classes of the checkpoint ask for 3)'
+    ) in report
+    assert 'unused from the file: 0' in report
+    assert "2 classes kept ['LV', 'RV'], 1 re-initialised ['Myo'], 1 of the check" in report
+
+
+V2 = dict(version=2, embed_dims=WIDTH, depths=(2, 1, 1, 2), num_heads=(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize('window', [4, 7])
+@pytest.mark.parametrize('stored', [True, False])
+def test_v2_detector(toy_cmr, tmp_path, monkeypatch, window, stored):
+    """Constants of V2 follow from the window: a file may hold them or not, of any window."""
+    cfg = make_config(window_size=4)
+    cfg.model.backbone.update(arch=V2)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(copy.deepcopy(cfg).model)
+    state_dict = dict(model.state_dict())
+    if stored:
+        state_dict.update(
+            (name, t) for name, t in model.named_buffers() if name.startswith('backbone.')
+        )
+    torch.save(dict(state_dict=state_dict, meta=dict(CLASSES=CLASSES)), tmp_path / 'v2.pth')
+    cfg.model.backbone.window_size = window
+    runner = load_in_runner(tmp_path / 'v2.pth', cfg, tmp_path, toy_cmr, monkeypatch)
+    assert_same(runner.model.state_dict(), model.state_dict())
+    assert 'INFO - Load checkpoint from' in logged(runner)
+
+
+@pytest.mark.parametrize('index', [None, 'kept'])
+def test_v1_without_relative_position_index(source, toy_cmr, tmp_path, monkeypatch, index):
+    without = {
+        name: t for name, t in source.items() if index or not name.endswith('position_index')
+    }
+    torch.save(dict(state_dict=without, meta=dict(CLASSES=CLASSES)), tmp_path / 'v1.pth')
+    runner = load_in_runner(tmp_path / 'v1.pth', make_config(), tmp_path, toy_cmr, monkeypatch)
+    assert_same(runner.model.state_dict(), source)
 
 
 HEADS = {
@@ -172,25 +242,25 @@ HEADS = {
     ],
     ids=['mmdet-3', 'mmdet-3rc', 'mmdet-2'],
 )
-def test_rows_of_shared_classes_are_kept(source, target, meta, caplog):
+def test_rows_of_shared_classes_are_kept(source, target, meta):
     model = copy.deepcopy(target)
-    with caplog.at_level('INFO'):
-        model.load_state_dict(adapt(model, dict(state_dict=source, meta=meta)), strict=True)
-    assert "2 classes kept ['LV', 'RV'], 1 re-initialised ['Myo'], 1 of the" in caplog.text
+    checkpoint = adapted(model, dict(state_dict=source, meta=meta))
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert "2 classes kept ['LV', 'RV'], 1 re-initialised ['Myo'], 1 of the" in account(checkpoint)
     loaded = model.state_dict()
     for name, tensor in source.items():
-        head, leaf = name.rsplit('.', 1)
+        head = name.rsplit('.', 1)[0]
         if head not in HEADS:
             assert torch.equal(loaded[name], tensor), name
             continue
         rows = HEADS[head]
-        old, new = tensor.split(rows), loaded[name].split(rows)
+        old, new, own = (t.split(rows) for t in (tensor, loaded[name], target.state_dict()[name]))
         assert torch.equal(new[0], old[1]), name  # LV
         assert torch.equal(new[2], old[0]), name  # RV
         assert len(new) == len(old)
         assert torch.equal(new[3], old[3]) if head.endswith('fc_cls') else len(new) == 3
         assert not any(torch.equal(new[1], rows_of_old) for rows_of_old in old), name  # Myo
-        assert bool(new[1].any()) == (leaf == 'weight'), name
+        assert torch.equal(new[1], own[1]), name  # as the model was initialised
 
 
 def test_other_number_of_classes(source, target):
@@ -211,21 +281,36 @@ def test_other_number_of_classes(source, target):
     )  # the background
 
 
-def test_unknown_heads_are_reported_and_left(source, target, caplog):
+def test_heads_that_the_file_has_not_are_reported(source, target):
     backbone = {name: t for name, t in source.items() if name.startswith('backbone.')}
     meta = dict(CLASSES=('cat', 'dog'))
-    assert_same(adapt(target, dict(state_dict=backbone, meta=meta)), backbone)
-    assert [record.levelname for record in caplog.records] == ['WARNING']
-    assert 'not remapped: The state dict has no class-dependent layers' in caplog.text
+    checkpoint = adapted(target, dict(state_dict=backbone, meta=meta))
+    assert_same(checkpoint['state_dict'], backbone)
+    assert 'whose class-dependent layers, if any, are not those of the' in account(checkpoint)
+
+
+def test_rows_that_do_not_fit_the_class_list_are_reinitialised(source, target):
+    meta = dict(CLASSES=('cat', 'dog'))  # but the heads are of three
+    checkpoint = adapted(target, dict(state_dict=source, meta=meta))
+    layers = {f'{head}.{leaf}' for head in HEADS for leaf in ('weight', 'bias')}
+    assert source.keys() - checkpoint['state_dict'].keys() == layers
+    assert checkpoint[ADAPTATION].reinitialised.keys() == layers
+
+
+def test_a_checkpoint_without_class_list_is_taken_in_order_and_said_so(source, target):
+    checkpoint = adapted(target, dict(state_dict=source))
+    assert_same(checkpoint['state_dict'], source)
+    assert 'The checkpoint does not name its classes' in account(checkpoint)
+    assert "in its order ['LV', 'Myo', 'RV']" in account(checkpoint)
 
 
 @pytest.mark.parametrize('window', [2, 7])
-def test_other_window_size(source, window, caplog):
+def test_other_window_size(source, window):
     model = make_detector(seed=3, window_size=window)
     own_buffers = {name: t.clone() for name, t in model.named_buffers()}
-    with caplog.at_level('INFO'):
-        model.load_state_dict(adapt(model, dict(state_dict=source)), strict=True)
-    assert 'resized: 6\n' in caplog.text
+    checkpoint = adapted(model, dict(state_dict=source))
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert 'resized: 6\n' in account(checkpoint)
     loaded = model.state_dict()
     for name, tensor in source.items():
         if name in own_buffers:

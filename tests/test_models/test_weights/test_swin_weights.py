@@ -6,7 +6,6 @@ a window and divide by it; at 224 px the last stage is a single window, in which
 models do not shift and detection models do.
 """
 
-import copy
 import math
 import re
 from collections import OrderedDict
@@ -18,13 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from swin_ext.models.swin import SwinBackbone
-from swin_ext.models.weights.swin import (
-    SwinWeightsError,
-    convert_swin_state_dict,
-    infer_architecture,
-    match_to_model,
-    remap_class_layers,
-)
+from swin_ext.models.weights.fitting import infer_architecture, match_to_model
+from swin_ext.models.weights.recognition import SwinWeightsError
+from swin_ext.models.weights.swin import convert_swin_state_dict
 
 WIDTH, DEPTHS, HEADS = 24, (2, 2, 4, 2), (1, 2, 4, 8)
 ARCH = dict(embed_dims=WIDTH, depths=DEPTHS, num_heads=HEADS)
@@ -732,99 +727,3 @@ def test_infer_architecture(window):
 
 
 # ----------------------------------------------------------------------------- heads of detectors
-
-SOURCE = ('person', 'car', 'heart')
-
-
-def heads(num_classes, agnostic=False, cascade=False):
-    prefix = 'roi_head.bbox_head.1.' if cascade else 'roi_head.bbox_head.'
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        f'{prefix}fc_cls': (num_classes + 1, 16),
-        f'{prefix}fc_reg': (4 if agnostic else 4 * num_classes, 16),
-        'roi_head.mask_head.conv_logits': (1 if agnostic else num_classes, 8, 1, 1),
-    }
-    state_dict = {'backbone.norm0.weight': torch.randn(4, generator=generator)}
-    for name, shape in shapes.items():
-        state_dict[f'{name}.weight'] = torch.randn(shape, generator=generator)
-        state_dict[f'{name}.bias'] = torch.randn(shape[:1], generator=generator)
-    return state_dict
-
-
-@pytest.mark.parametrize('cascade', [False, True])
-def test_remap_class_layers(cascade):
-    source = heads(3, cascade=cascade)
-    backup = copy.deepcopy(source)
-    result = remap_class_layers(source, SOURCE, ('heart', 'liver', 'person', 'lung'))
-    assert result.copied == ['heart', 'person']
-    assert result.fresh == ['liver', 'lung']
-    assert result.dropped == ['car']
-    prefix = 'roi_head.bbox_head.1.' if cascade else 'roi_head.bbox_head.'
-    for leaf in ('weight', 'bias'):
-        old, new = (s[f'{prefix}fc_cls.{leaf}'] for s in (source, result.state_dict))
-        assert new[[0, 2, 4]].equal(old[[2, 0, 3]])  # the background stays last
-        old, new = (s[f'{prefix}fc_reg.{leaf}'] for s in (source, result.state_dict))
-        assert new[0:4].equal(old[8:12]) and new[8:12].equal(old[0:4]) and len(new) == 16
-        old, new = (
-            s[f'roi_head.mask_head.conv_logits.{leaf}'] for s in (source, result.state_dict)
-        )
-        assert new[[0, 2]].equal(old[[2, 0]]) and len(new) == 4
-    assert result.state_dict['backbone.norm0.weight'] is source['backbone.norm0.weight']
-    assert all(source[k].equal(v) for k, v in backup.items())
-
-
-def test_remapped_detector_answers_alike():
-    """Scores of kept classes are those of the source, whatever the fresh rows are."""
-    source = heads(3)
-    remapped = remap_class_layers(source, SOURCE, ('lung', 'car', 'person')).state_dict
-    x = torch.randn(5, 16)
-    old, new = (
-        F.linear(x, s['roi_head.bbox_head.fc_cls.weight'], s['roi_head.bbox_head.fc_cls.bias'])
-        for s in (source, remapped)
-    )
-    torch.testing.assert_close(new[:, [1, 2, 3]], old[:, [1, 0, 3]])
-
-
-@pytest.mark.parametrize(
-    'layer, std',
-    [
-        ('bbox_head.fc_cls', 0.01),
-        ('bbox_head.fc_reg', 0.001),
-        ('mask_head.conv_logits', math.sqrt(2 / 100)),
-    ],
-)
-def test_fresh_rows_are_drawn_as_mmdet_does(layer, std):
-    torch.manual_seed(0)
-    remapped = remap_class_layers(heads(3), SOURCE, [f'organ {i}' for i in range(100)]).state_dict
-    weight, bias = (remapped[f'roi_head.{layer}.{leaf}'] for leaf in ('weight', 'bias'))
-    assert weight[:100].std().item() == pytest.approx(std, rel=0.1)
-    assert weight[:100].mean().item() == pytest.approx(0, abs=0.15 * std)
-    assert bias[:100].count_nonzero() == 0
-
-
-def test_class_agnostic_layers_are_kept():
-    source = heads(3, agnostic=True)
-    remapped = remap_class_layers(source, SOURCE, ('heart', 'lung')).state_dict
-    assert len(remapped['roi_head.bbox_head.fc_cls.weight']) == 3
-    for name in ('bbox_head.fc_reg', 'mask_head.conv_logits'):
-        assert remapped[f'roi_head.{name}.weight'] is source[f'roi_head.{name}.weight']
-
-
-@pytest.mark.parametrize(
-    'state_dict, source, target, message',
-    [
-        (heads(3), ('a', 'b'), ('a',), r'fc_cls.weight has 4 rows, but 2 source classes ask for 3'),
-        (heads(3), ('a', 'b', 'a'), ('a',), r"source classes.*repeated: \['a'\]"),
-        (heads(3), SOURCE, (), 'target classes'),
-        ({'backbone.norm0.weight': torch.zeros(2)}, SOURCE, SOURCE, 'no class-dependent layers'),
-        (
-            {**heads(3), 'roi_head.bbox_head.fc_reg.weight': torch.zeros(16, 16)},
-            SOURCE,
-            SOURCE,
-            'fc_reg.weight has 16 rows.*mmdet 1.x, with the background first',
-        ),
-    ],
-)
-def test_remap_errors(state_dict, source, target, message):
-    with pytest.raises(SwinWeightsError, match=message):
-        remap_class_layers(state_dict, source, target)

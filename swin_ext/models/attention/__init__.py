@@ -1,0 +1,1 @@
+"""Attention within windows: the cutting, and one implementation a file."""

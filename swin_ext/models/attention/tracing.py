@@ -1,0 +1,18 @@
+"""Whether plain operations are wanted, in place of those with gradients written by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_traced() -> bool:
+    """Whether a compiler or an exporter is looking; these want plain operations and no caches."""
+    # torch.compiler has is_compiling since torch 2.3.
+    is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+    return is_compiling() or torch.jit.is_tracing()
+
+
+def may_use_functions(x: Tensor) -> bool:
+    """Whether an `autograd.Function` may process `x`: it will be differentiated, and not traced."""
+    return torch.is_grad_enabled() and x.requires_grad and not is_traced()

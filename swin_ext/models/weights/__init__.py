@@ -1,0 +1,1 @@
+"""Names of other packages' weights -> ours; dicts in, dicts out."""
