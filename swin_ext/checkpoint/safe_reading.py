@@ -25,6 +25,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 
+from swin_ext.utils.errors import UserError
+
 _LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 _ZIP_MAGIC = b'PK\x03\x04'
 
@@ -42,7 +44,7 @@ _UNREADABLE = """\
 damaged (compare its size with the original), delete it and copy or download it again."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that is unsafe, unreadable, out of reach, or of another model."""
 
 

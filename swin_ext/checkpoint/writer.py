@@ -17,12 +17,13 @@ import torch
 from mmengine.logging import print_log
 
 from swin_ext.utils import files
+from swin_ext.utils.errors import UserError
 
 LAST_CHECKPOINT = 'last_checkpoint'  # file in the work dir that names the newest checkpoint
 LONG_WAIT_SECONDS = 1.0
 
 
-class CheckpointWriteError(RuntimeError):
+class CheckpointWriteError(UserError, RuntimeError):
     """A checkpoint that could not be written; those before it are untouched."""
 
 

@@ -12,7 +12,9 @@ def stopping(**options):
     return dict(
         early_stopping=dict(
             type='ResumableEarlyStoppingHook',
-            **dict(dict(monitor='toy/value', min_delta=0.002, patience=2), **options),
+            **dict(
+                dict(monitor='toy/value', rule='greater', min_delta=0.002, patience=2), **options
+            ),
         )
     )
 
@@ -91,13 +93,13 @@ def test_new_training_from_a_checkpoint_starts_counting_anew(tmp_path):
 
 def test_unknown_metric_is_refused_with_those_that_there_are(tmp_path):
     with pytest.raises(KeyError, match="no metric 'coco/segm_mAP', but toy/value. Set monitor"):
-        run(tmp_path, [], monitor='coco/segm_mAP')
+        run(tmp_path, [], monitor='coco/segm_mAP', strict=True)
 
 
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(rule='max'), r"rule='max' must be one of \('greater', 'less'\)"),
+        (dict(rule='max'), "rule must be 'greater', 'less' or None, not 'max'"),
         (dict(min_delta=-0.1), 'min_delta=-0.1 must be 0 or more'),
         (dict(patience=0), 'patience=0 1 or more'),
     ],

@@ -40,7 +40,7 @@ def test_lines_are_appended_and_the_rest_is_written_anew(tmp_path):
         before = path.stat().st_ino if path.exists() else None
         history.add(step, scalars)
         history.flush()
-        assert not list(tmp_path.glob('*.tmp'))
+        assert not list(tmp_path.glob('*.saving'))
         return 'appended' if path.stat().st_ino == before else 'anew'
 
     assert written(1, loss=4.0) == 'anew'

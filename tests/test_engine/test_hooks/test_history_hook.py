@@ -84,7 +84,7 @@ def test_the_curves_are_drawn_at_each_validation(tmp_path):
     assert (first != second).any()
     segm_map = (first == (0x00, 0x5E, 0xD5)).all(-1)
     assert segm_map.any()
-    assert not list(tmp_path.glob('*.tmp'))
+    assert not list(tmp_path.glob('*.saving'))
 
 
 def test_a_resumed_run_goes_on_without_repeating(tmp_path):
