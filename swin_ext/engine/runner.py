@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import master_only
+from mmengine.dist import broadcast, master_only
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, join_path
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, save_checkpoint
 
@@ -115,7 +116,11 @@ class SwinExtRunner(Runner):
                     self.logger.error(f'{type(hook).__name__} was not closed: {error!r}')
 
     def _init_model_weights(self) -> None:
-        on_all_ranks(super()._init_model_weights)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if hasattr(model, 'init_weights'):
+            on_all_ranks(model.init_weights)
+            for tensor in model.state_dict().values():
+                broadcast(tensor)
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:

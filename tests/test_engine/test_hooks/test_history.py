@@ -61,11 +61,12 @@ def test_lines_are_appended_and_the_rest_is_written_anew(tmp_path):
 
 def test_what_could_not_be_written_is_written_later(tmp_path):
     path = tmp_path / 'folder' / 'history.csv'
+    path.parent.write_text('where the folder should be')
     history = History(path)
     history.add(1, dict(loss=1.0))
     with pytest.raises(OSError):
         history.flush()
-    path.parent.mkdir()
+    path.parent.unlink()
     history.add(2, dict(loss=2.0))
     history.flush()
     assert read_history(path) == {1: dict(loss=1.0), 2: dict(loss=2.0)}
