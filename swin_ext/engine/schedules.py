@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -72,14 +73,16 @@ class Schedules:
         epoch_length = None
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             epoch_length = len(runner.train_dataloader)
-        for iteration in range(1, runner.iter + 1):
-            for scheduler in schedulers:
-                if not scheduler.by_epoch:
-                    scheduler.step()
-            if epoch_length and iteration % epoch_length == 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that no update is made between these steps
+            for iteration in range(1, runner.iter + 1):
                 for scheduler in schedulers:
-                    if scheduler.by_epoch:
+                    if not scheduler.by_epoch:
                         scheduler.step()
+                if epoch_length and iteration % epoch_length == 0:
+                    for scheduler in schedulers:
+                        if scheduler.by_epoch:
+                            scheduler.step()
         values = sorted({group['lr'] for group in runner.optim_wrapper.param_groups}, reverse=True)
         runner.logger.info(
             f'extend_schedule: from iteration {runner.iter} of {runner.max_iters} on, the '
