@@ -140,7 +140,7 @@ def test_validations_without_the_metric_are_warned_of_and_do_not_count(tmp_path)
         val_evaluator=[TwoFigures(values)],
     )
     assert max(recorder.losses) == 7
-    assert log_of(runner).count("no metric 'toy/value', but none. Set monitor") == 4
+    assert log_of(runner).count("no metric 'toy/value', but none. Set monitor") == 1
 
 
 def test_two_hooks_keep_their_counts_apart(tmp_path):
