@@ -82,6 +82,6 @@ setup(
         'Topic :: Scientific/Engineering :: Medical Science Apps.',
         'Typing :: Typed',
     ],
-    keywords='cardiac MR, CMR, instance segmentation, Swin Transformer, Mask R-CNN, mmdet, OpenMMLab',
+    keywords='cardiac MR, CMR, instance segmentation, Swin Transformer, Mask R-CNN, OpenMMLab',
     zip_safe=False,
 )

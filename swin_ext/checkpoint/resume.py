@@ -7,11 +7,11 @@ import os
 import zipfile
 from pathlib import Path
 
-from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.writer import LAST_CHECKPOINT
+from swin_ext.utils.ranks import on_main_process
 
 RESUMABLE = {'state_dict', 'optimizer', 'message_hub', 'meta'}  # what training needs to go on
 
@@ -29,23 +29,19 @@ def checkpoint_to_resume(work_dir: str, given: str | None = None) -> str | None:
         Path or URL of the checkpoint; None if the run had not saved any yet.
 
     Raises:
-        CheckpointError: If `given` is damaged, or if all checkpoints of the work dir are.
+        CheckpointError: If `given` is damaged, or if all checkpoints of the work dir are. This and
+            any other error is raised on all ranks.
     """
-    found: list[str | None] = [None, None]  # checkpoint, error
-    if is_main_process():
-        try:
-            if given is None:
-                found[0] = _newest_whole(work_dir)
-            else:
-                found[0] = given
-                if os.path.isfile(os.path.expanduser(given)):
-                    check_whole(os.path.expanduser(given))
-        except CheckpointError as error:
-            found[1] = str(error)
-    broadcast_object_list(found)
-    if found[1]:
-        raise CheckpointError(found[1])
-    return found[0]
+    return on_main_process(_choose, work_dir, given)
+
+
+def _choose(work_dir: str, given: str | None) -> str | None:
+    if given is None:
+        return _newest_whole(work_dir)
+    path = os.path.expanduser(given)
+    if os.path.isfile(path):
+        check_whole(path)
+    return given
 
 
 def check_whole(path: str | os.PathLike) -> None:

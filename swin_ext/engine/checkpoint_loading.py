@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,8 @@ from mmengine.runner import BaseLoop, Runner
 
 from swin_ext.checkpoint.matching import ADAPTATION, listed, load_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError
+from swin_ext.engine.preprocessing_check import check_preprocessing
+from swin_ext.utils.ranks import on_all_ranks
 
 
 def load_checkpoint(
@@ -37,8 +40,11 @@ def load_checkpoint(
         CheckpointError: The file holds no weights, or not what is needed to resume; fewer than
             95 % of the backbone's tensors fit; or any tensor does not fit and this is not
             fine-tuning, i.e. :meth:`Runner.train` with ``load_from`` and without ``resume``.
+        PreprocessingMismatchError: As `check_preprocessing` says.
     """
-    checkpoint = mmengine_checkpoint._load_checkpoint(filename, map_location=map_location)
+    checkpoint = on_all_ranks(
+        functools.partial(mmengine_checkpoint._load_checkpoint, filename, map_location=map_location)
+    )
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise CheckpointError(
@@ -54,6 +60,7 @@ def load_checkpoint(
         )
     if weights is checkpoint:
         checkpoint = {'state_dict': weights}
+    check_preprocessing(runner, checkpoint, filename)
     runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
 
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 
 import torch
@@ -10,6 +11,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from swin_ext.engine.errors import SettingError
 from swin_ext.engine.resumable_data import (
     TRAINING,
     VALIDATION,
@@ -58,8 +60,9 @@ class ExactResumeMixin:
         """Go to where the run is, after `before_train` and before the first batch.
 
         Raises:
-            ValueError: If the checkpoint was trained with other batches.
+            SettingError: If the checkpoint was trained with other batches.
         """
+        self._decide_current_val_interval()
         hub = self.runner.message_hub  # is saved in checkpoints
         saved = hub.get_info('train_data') if self._iter else None
         batches = self.dataloader.batch_sampler
@@ -76,7 +79,7 @@ class ExactResumeMixin:
                 if saved[key] != value
             ]
             if changes:
-                raise ValueError(
+                raise SettingError(
                     f'Cannot resume at iteration {self._iter}: the train data are not those of the '
                     f'checkpoint ({", ".join(changes)}), so iterations and epochs would mean '
                     'something else. Set them as they were; or start a new training from the '
@@ -109,7 +112,7 @@ class ExactResumeMixin:
             'gradients that are accumulated from them.'
         )
         model = self.runner.model
-        model.train()
+        self._set_train_mode()
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         optim_wrapper._inner_count -= num
         for i, batch in enumerate(itertools.islice(batches.from_start(), num), batches.start):
@@ -132,7 +135,11 @@ class ExactResumeMixin:
         self.runner.message_hub.update_info('last_val_iter', self._iter)
         seed_everything(self.runner.seed, VALIDATION, get_rank(), self._iter)
         self.runner.val_loop.run()
+        self._set_train_mode()
+
+    def _set_train_mode(self) -> None:
         self.runner.model.train()
+        self.runner.call_hook('after_train_mode')  # BackboneFreezeHook: frozen parts stay in eval
 
 
 @LOOPS.register_module()
@@ -145,6 +152,8 @@ class EpochTrainLoopWithIterVal(ExactResumeMixin, EpochBasedTrainLoop):
     Args:
         val_begin: First iteration after which validation may run.
         val_interval: Iterations between validations. The end of training is always validated.
+        dynamic_intervals: Pairs of an iteration, and the interval between validations from there
+            on, as for `IterBasedTrainLoop`.
     """
 
     def run(self) -> torch.nn.Module:
@@ -160,19 +169,25 @@ class EpochTrainLoopWithIterVal(ExactResumeMixin, EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         self.runner.call_hook('before_train_epoch')
-        self.runner.model.train()
+        self._set_train_mode()
         done = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.batch_sampler.start = self._iter
         # A checkpoint of an epoch's last iteration lacks what hooks do after the epoch.
         batches = self.dataloader if done < len(self.dataloader) else ()
         for idx, data_batch in enumerate(batches, done):
             self.run_iter(idx, data_batch)
+            self._decide_current_val_interval()
             if self._val_is_due():
                 self._validate()
             if self.stop_training:
                 break
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _decide_current_val_interval(self) -> None:
+        # Upstream's epoch loop looks for its epoch among the milestones.
+        step = bisect.bisect(self.dynamic_milestones, self._iter + 1)
+        self.val_interval = self.dynamic_intervals[step - 1]
 
 
 @LOOPS.register_module()
@@ -188,9 +203,8 @@ class ResumableIterTrainLoop(ExactResumeMixin, IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        self._decide_current_val_interval()
         self.restore()
-        self.runner.model.train()
+        self._set_train_mode()
         while self._iter < self._max_iters and not self.stop_training:
             self.run_iter(next(self.dataloader_iterator))
             self._decide_current_val_interval()

@@ -17,6 +17,8 @@ import torch
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from swin_ext.engine.errors import SettingTypeError
+
 # What random numbers are for; those of one purpose do not repeat those of another.
 SHUFFLING, LOADING, TRAINING, VALIDATION = range(4)
 
@@ -155,12 +157,12 @@ class ResumableDataLoader(DataLoader):
         batches: `EpochBatches` or `EndlessBatches`.
 
     Raises:
-        TypeError: If the data set has no indices, or the loader makes no batches.
+        SettingTypeError: If the data set has no indices, or the loader makes no batches.
     """
 
     def __init__(self, dataloader: DataLoader, batches: type[EpochBatches]):
         if isinstance(dataloader.dataset, IterableDataset) or dataloader.batch_sampler is None:
-            raise TypeError(
+            raise SettingTypeError(
                 'A training can only be resumed with data that are read by index, in batches, but '
                 f'the train data set is a {type(dataloader.dataset).__name__} with batch_size='
                 f'{dataloader.batch_size}. Use a data set with __getitem__ and __len__.'

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
-from unittest import mock
+from collections.abc import Iterator
 
-import mmengine.runner.runner as mmengine_runner
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process, master_only
-from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.dist import broadcast, master_only
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend, join_path
 from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS
+from mmengine.model import is_model_wrapper
+from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, save_checkpoint
 
 from swin_ext.checkpoint.resume import checkpoint_to_resume
 from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unfinished
 from swin_ext.engine.checkpoint_loading import load_checkpoint
+from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.update_guard import guarded
+from swin_ext.engine.schedules import Schedules
+from swin_ext.utils.ranks import on_all_ranks, on_main_process
 
 
 @RUNNERS.register_module()
@@ -31,6 +38,8 @@ class SwinExtRunner(Runner):
 
     Checkpoints are written by another thread, whole or not at all (see `CheckpointWriter`). The
     end of `train`, also by an error, waits for it. Resuming takes the newest whole checkpoint.
+
+    A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
     """
 
     @classmethod
@@ -49,30 +58,69 @@ class SwinExtRunner(Runner):
         return super().from_cfg(cfg)
 
     def build_optim_wrapper(self, optim_wrapper):
+        """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`)."""
         # BackboneFreezeHook: the optimizer takes the parameters that are trainable by now.
         self.call_hook('before_build_optim_wrapper')
+        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
+            wrapper = optim_wrapper.get('type', 'OptimWrapper')
+            wrapper = OPTIM_WRAPPERS.get(wrapper) if isinstance(wrapper, str) else wrapper
+            if wrapper is not None:  # upstream says what is wrong with an unknown one
+                optim_wrapper = copy.copy(optim_wrapper)
+                optim_wrapper['type'] = guarded(wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
-    _formatted = None, None  # the config as it was, and its text
+    def dump_config(self) -> None:
+        on_main_process(super().dump_config)
 
     @functools.cached_property
     def checkpoint_writer(self) -> CheckpointWriter:
         return CheckpointWriter()
 
     def train(self) -> torch.nn.Module:
-        if is_main_process():
-            for name in remove_unfinished(self.work_dir):
+        with self._closing_hooks():
+            for name in on_main_process(remove_unfinished, self.work_dir):
                 self.logger.info(f'Removed {name}, which a run left that was killed while saving.')
-        try:
-            model = super().train()
-        except BaseException:
             try:
-                self.checkpoint_writer.flush()
-            except Exception as error:  # must not hide why training ended
-                self.logger.error(error)
-            raise
-        self.checkpoint_writer.flush()
-        return model
+                model = super().train()
+            except BaseException:
+                try:
+                    self.checkpoint_writer.flush()
+                except Exception as error:  # must not hide why training ended
+                    self.logger.error(error)
+                raise
+            on_main_process(self.checkpoint_writer.flush)
+            return model
+
+    def val(self) -> dict:
+        with self._closing_hooks():
+            return super().val()
+
+    def test(self) -> dict:
+        with self._closing_hooks():
+            return super().test()
+
+    @contextlib.contextmanager
+    def _closing_hooks(self) -> Iterator[None]:
+        """Call `close(runner)` of each hook that has it, however the run ends.
+
+        Hooks give back there what outlives a run that died: terminals, threads, switches. They
+        may not have been started yet, and may have been closed before.
+        """
+        try:
+            yield
+        finally:
+            for hook in self.hooks:
+                try:
+                    getattr(hook, 'close', lambda runner: None)(self)
+                except Exception as error:  # must not hide why the run ended
+                    self.logger.error(f'{type(hook).__name__} was not closed: {error!r}')
+
+    def _init_model_weights(self) -> None:
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if hasattr(model, 'init_weights'):
+            on_all_ranks(model.init_weights)
+            for tensor in model.state_dict().values():
+                broadcast(tensor)
 
     def load_or_resume(self) -> None:
         if self._resume and not self._has_loaded:
@@ -81,43 +129,49 @@ class SwinExtRunner(Runner):
                 return
         super().load_or_resume()
 
+    def resume(self, *args, **kwargs) -> None:
+        """Resume as upstream does, and see to schedules of another length."""
+        schedules = Schedules(self)
+        super().resume(*args, **kwargs)
+        if self.cfg.get('extend_schedule', False):
+            schedules.stretch()
+        else:
+            schedules.warn_of_changes()
+
     def load_checkpoint(self, *args, **kwargs) -> dict:
         """Load what `load_checkpoint` of this package loads; its arguments and errors."""
         return load_checkpoint(self, *args, **kwargs)
 
     @master_only
-    def save_checkpoint(self, *args, **kwargs) -> None:
-        """Save as upstream does, but write local files in the background.
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Save what upstream saves, with its arguments, but write local files in the background.
 
         Raises:
             CheckpointWriteError: If an earlier checkpoint could not be written.
+            SettingError: If both `file_client_args` and `backend_args` are given.
         """
-        # Upstream would copy what is on a GPU, and nothing that is not; the writer copies all.
-        # It would also format the config each time, which takes longer than the copy.
-        with (
-            mock.patch.multiple(
-                mmengine_runner,
-                save_checkpoint=self._write_checkpoint,
-                weights_to_cpu=_as_it_is,
-                apply_to=_as_it_is,
-            ),
-            mock.patch.object(Config, 'pretty_text', self._config_text()),
-        ):
-            super().save_checkpoint(*args, **kwargs)
-
-    def _config_text(self) -> str:
-        content = repr(self.cfg)
-        if content != self._formatted[0]:
-            self._formatted = content, self.cfg.pretty_text
-        return self._formatted[1]
-
-    def _write_checkpoint(
-        self,
-        checkpoint: dict,
-        path: str,
-        file_client_args: dict | None = None,
-        backend_args: dict | None = None,
-    ) -> None:
+        if file_client_args is not None and backend_args is not None:
+            raise SettingError(
+                'file_client_args and backend_args say the same: give backend_args alone.'
+            )
+        if file_client_args is not None:
+            path = FileClient.infer_client(file_client_args, out_dir).join_path(out_dir, filename)
+        else:
+            path = join_path(out_dir, filename, backend_args=backend_args)
+        checkpoint = collect_checkpoint(
+            self, self._config_text(), meta, by_epoch, save_optimizer, save_param_scheduler
+        )
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         if (
             '://' not in path
             and file_client_args is None
@@ -127,9 +181,14 @@ class SwinExtRunner(Runner):
         else:
             save_checkpoint(copy_to_cpu(checkpoint), path, file_client_args, backend_args)
 
+    _formatted = None, None  # the config as it was, and its text
 
-def _as_it_is(value, *_):
-    return value
+    def _config_text(self) -> str:
+        # Formatting takes longer than the copy of a checkpoint.
+        content = repr(self.cfg)
+        if content != self._formatted[0]:
+            self._formatted = content, self.cfg.pretty_text
+        return self._formatted[1]
 
 
 def set_data_root(dataset: dict, data_root: str) -> None:
@@ -155,9 +214,9 @@ def set_num_classes(model, num_classes: int) -> None:
 
 
 def require_writer(runner: Runner, hook: Hook) -> None:
-    """Raise `ValueError` if `runner` has no `CheckpointWriter` for `hook` to save with."""
+    """Raise `SettingError` if `runner` has no `CheckpointWriter` for `hook` to save with."""
     if not hasattr(type(runner), 'checkpoint_writer'):
-        raise ValueError(
+        raise SettingError(
             f'{type(hook).__name__} needs a SwinExtRunner, not a '
             f"{type(runner).__name__}: set runner_type='SwinExtRunner'."
         )

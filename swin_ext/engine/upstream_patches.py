@@ -3,9 +3,11 @@
 ================================  ============================  ==================================
 what                              read for                      why
 ================================  ============================  ==================================
-`torch.load` and `load_url` of    mmengine 0.10.4 to 0.10.7     https://github.com/open-mmlab/
-`mmengine.runner.checkpoint`                                    mmengine/issues/1655: loads without
-                                                                `weights_only`, so runs any code
+`torch.load` and                  mmengine 0.10.4 to 0.10.7     https://github.com/open-mmlab/
+`load_from_http` of                                             mmengine/issues/1655: loads without
+`mmengine.runner.checkpoint`                                    `weights_only`, so runs any code;
+                                                                and where the main process cannot
+                                                                download, the others wait for it
 ================================  ============================  ==================================
 
 Anything that a subclass or a registered loader can reach is done there, not here.
@@ -22,7 +24,7 @@ import torch
 
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.weight_files import WeightFileNotFoundError
-from swin_ext.utils.download import DownloadError, download
+from swin_ext.utils.download import DownloadError, fetch_once
 
 _NOT_DOWNLOADED = """\
 The checkpoint cannot be downloaded: {reason} Without network, download it elsewhere and \
@@ -41,7 +43,10 @@ def patch_mmengine() -> None:
     mmengine_checkpoint.torch = types.SimpleNamespace(
         load=load_checkpoint_file, save=torch.save, distributed=torch.distributed
     )
-    mmengine_checkpoint.load_url = _load_url
+    mmengine_checkpoint.load_from_http = load_from_http  # what the other schemes call
+    mmengine_checkpoint.CheckpointLoader.register_scheme(
+        prefixes=('http://', 'https://'), loader=load_from_http, force=True
+    )
     mmengine_checkpoint.CheckpointLoader.register_scheme(
         prefixes='', loader=load_from_local, force=True
     )
@@ -58,13 +63,16 @@ def load_from_local(filename: str, map_location: Any) -> Any:
     return load_checkpoint_file(path, map_location)
 
 
-def _load_url(
-    url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+def load_from_http(
+    filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = True
 ) -> Any:
-    """Replace ``torch.hub.load_state_dict_from_url``, which loads with ``weights_only=False``."""
-    cache_dir = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    """Download as `fetch_once` does, and read safely.
+
+    Raises:
+        CheckpointError: On every rank.
+    """
     try:
-        path = download(url, cache_dir)
+        path = fetch_once(filename, model_dir)
     except DownloadError as error:
-        raise CheckpointError(_NOT_DOWNLOADED.format(url=url, reason=error)) from error
+        raise CheckpointError(_NOT_DOWNLOADED.format(url=filename, reason=error)) from error
     return load_checkpoint_file(path, map_location)

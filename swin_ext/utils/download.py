@@ -11,10 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from mmengine.dist import barrier, is_main_process
 from tqdm import tqdm
 
+from swin_ext.utils.errors import UserError
 from swin_ext.utils.hashes import hash_in_name, sha256_of
+from swin_ext.utils.ranks import on_all_ranks, on_main_process
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -22,7 +23,7 @@ ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 1  # doubled before each further attempt
 
 
-class DownloadError(RuntimeError):
+class DownloadError(UserError, RuntimeError):
     """A file that could not be fetched, or is not what its name says."""
 
 
@@ -97,19 +98,20 @@ def download(url: str, folder: str | os.PathLike) -> Path:
     return path
 
 
-def fetch_once(location: str) -> Path:
+def fetch_once(location: str, folder: str | os.PathLike | None = None) -> Path:
     """Return a local path for a path or an http(s) address.
 
-    Files are kept where `torch.hub` keeps checkpoints. In distributed training one process per
-    run downloads and the others wait for it.
+    Files are kept in `folder`, by default where `torch.hub` keeps checkpoints. In distributed
+    training one process per run downloads and the others wait for it.
+
+    Raises:
+        DownloadError: As `download`; on every rank.
     """
     if urllib.parse.urlsplit(str(location)).scheme not in ('http', 'https'):
         return Path(location).expanduser()
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    if is_main_process():
-        download(location, folder)
-    barrier()
-    return download(location, folder)
+    folder = folder or Path(torch.hub.get_dir()) / 'checkpoints'
+    on_main_process(download, location, folder)
+    return on_all_ranks(download, location, folder)
 
 
 def _fetch(url: str, part: Path) -> None:

@@ -173,7 +173,7 @@ def test_remote_files_are_written_as_upstream_does(tmp_path, monkeypatch):
         'swin_ext.engine.runner.save_checkpoint',
         lambda checkpoint, *args: written.append((checkpoint, args)),
     )
-    monkeypatch.setattr('mmengine.runner.runner.join_path', lambda *parts, **_: '/'.join(parts))
+    monkeypatch.setattr('swin_ext.engine.runner.join_path', lambda *parts, **_: '/'.join(parts))
     runner.save_checkpoint('s3://bucket', 'a.pth')
     ((checkpoint, args),) = written
     assert args[0] == 's3://bucket/a.pth'

@@ -46,7 +46,7 @@ class Recorder(Hook):
         self.validated.append(runner.iter)
 
 
-def make_runner(work_dir, num_workers=0, **train_cfg):
+def make_runner(work_dir, num_workers=0, train_cfg=None, **options):
     recorder = Recorder()
     loader = dict(
         dataset=Numbers(),
@@ -59,7 +59,7 @@ def make_runner(work_dir, num_workers=0, **train_cfg):
         work_dir=str(work_dir),
         train_dataloader=loader,
         val_dataloader=loader,
-        train_cfg=dict(type='EpochTrainLoopWithIterVal', max_epochs=3, **train_cfg),
+        train_cfg=train_cfg or dict(type='EpochTrainLoopWithIterVal', max_epochs=3, **options),
         val_cfg=dict(),
         val_evaluator=[],
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
@@ -91,6 +91,37 @@ def test_validates_by_iteration_and_at_the_end(tmp_path, val_begin, val_interval
     for epoch in range(3):
         numbers = [n for e, _, _, batch in recorder.batches if e == epoch for n in batch]
         assert sorted(numbers) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    'intervals, expected',
+    [
+        # From iteration 7 on each second one, from 9 on each.
+        ([(7, 2), (9, 1)], [5, 6, 8, 9, 10, 11, 12]),
+        ([(4, 3)], [3, 6, 9, 12]),
+        ([(100, 1)], [5, 10, 12]),
+    ],
+)
+def test_dynamic_intervals_are_those_of_the_loop_by_iterations(tmp_path, intervals, expected):
+    options = dict(val_begin=1, val_interval=5, dynamic_intervals=intervals)
+    runner, recorder = make_runner(tmp_path / 'ours', **options)
+    runner.train()
+    by_iter = dict(type='IterBasedTrainLoop', max_iters=12, **options)
+    upstream, upstream_recorder = make_runner(tmp_path / 'upstream', train_cfg=by_iter)
+    upstream.train()
+    assert recorder.validated == upstream_recorder.validated == expected
+
+
+@pytest.mark.parametrize('stop', [5, 6, 7, 8, 9])
+def test_resumed_runs_have_the_interval_of_their_iteration(tmp_path, stop):
+    options = dict(val_begin=1, val_interval=5, dynamic_intervals=[(7, 2), (9, 1)])
+    whole, whole_recorder = make_runner(tmp_path / 'whole', **options)
+    whole.train()
+    resumed, recorder = make_runner(tmp_path / 'resumed', **options)
+    resumed._resume, resumed._load_from = True, str(tmp_path / f'whole/iter_{stop}.pth')
+    resumed.train()
+    # Checkpoints are written before the validation of their iteration, which is made first.
+    assert recorder.validated == [i for i in whole_recorder.validated if i >= stop]
 
 
 @pytest.mark.parametrize('stop, num_workers', [(1, 0), (6, 0), (6, 2), (8, 0), (11, 0)])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from swin_ext.checkpoint.writer import remove_unfinished, write_last_checkpoint
+from swin_ext.engine.errors import SettingError
 from swin_ext.engine.runner import require_writer
+from swin_ext.utils.ranks import on_all_ranks, on_main_process
 
 
 @HOOKS.register_module()
@@ -25,13 +25,14 @@ class AtomicCheckpointHook(CheckpointHook):
         kwargs: As for `CheckpointHook`, without `save_best`.
 
     Raises:
-        ValueError: If `save_best` is given, or the runner is another one.
+        SettingError: If `save_best` is given, or the runner is another one.
         CheckpointWriteError: If a checkpoint could not be written, in the iteration after that.
+            With several ranks all of them raise it, at the next checkpoint or at the end.
     """
 
     def __init__(self, **kwargs) -> None:
         if kwargs.get('save_best') is not None:
-            raise ValueError(
+            raise SettingError(
                 'AtomicCheckpointHook saves periodically alone. Instead of '
                 f'save_best={kwargs["save_best"]!r}, add '
                 f"dict(type='BestCheckpointHook', metric={kwargs['save_best']!r}) to custom_hooks."
@@ -40,17 +41,17 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         require_writer(runner, self)
-        super().before_train(runner)
-        if is_main_process() and os.path.isdir(self.out_dir):
-            remove_unfinished(self.out_dir)
+        on_all_ranks(super().before_train, runner)  # deletes files on the main process
+        on_main_process(remove_unfinished, self.out_dir)
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        runner.checkpoint_writer.check()
+        if get_world_size() == 1:  # others would have to be asked each time
+            runner.checkpoint_writer.check()
         super().after_train_iter(runner, *args, **kwargs)
 
     def after_train(self, runner: Runner) -> None:
-        runner.checkpoint_writer.flush()  # publishing reads the file
-        super().after_train(runner)
+        on_main_process(runner.checkpoint_writer.flush)  # publishing reads the file
+        on_main_process(super().after_train, runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated = []
@@ -65,6 +66,9 @@ class AtomicCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        on_main_process(self._save, runner, name, meta, outdated)
+
+    def _save(self, runner: Runner, name: str, meta: dict, outdated: list[int]) -> None:
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -76,11 +80,10 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        if is_main_process():
-            writer = runner.checkpoint_writer
-            writer.then(write_last_checkpoint, runner.work_dir, self.last_ckpt)
-            for step in outdated:
-                writer.then(self._remove, self.filename_tmpl.format(step))
+        writer = runner.checkpoint_writer
+        writer.then(write_last_checkpoint, runner.work_dir, self.last_ckpt)
+        for step in outdated:
+            writer.then(self._remove, self.filename_tmpl.format(step))
 
     def _remove(self, name: str) -> None:
         path = self.file_backend.join_path(self.out_dir, name)

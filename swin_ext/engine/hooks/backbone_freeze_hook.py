@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
 
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
+
+from swin_ext.engine.errors import SettingError, SettingTypeError
 
 NUM_LISTED = 5  # names given in a message
 
@@ -45,10 +46,10 @@ class BackboneFreezeHook(Hook):
             takes effect with the next one.
 
     Raises:
-        ValueError: If the schedule is not as described, the model has no such stages, a pattern
+        SettingError: If the schedule is not as described, the model has no such stages, a pattern
             matches no parameter, nothing would be left to train, or what is to be thawed is not in
             the optimizer.
-        TypeError: If the model is wrapped in another than an `MMDistributedDataParallel`.
+        SettingTypeError: If the model is wrapped in another than an `MMDistributedDataParallel`.
 
     Example:
         >>> custom_hooks = [dict(
@@ -68,7 +69,7 @@ class BackboneFreezeHook(Hook):
         self._frozen = None  # names of parameters, for each entry of the schedule
         self._learners = None  # names of all that this hook freezes or thaws
         self._current = None  # index into the schedule
-        self._kept_in_eval = []
+        self._in_eval = []  # modules that are frozen as a whole
 
     def before_build_optim_wrapper(self, runner: Runner) -> None:
         """Thaw everything: mmengine leaves parameters out that are frozen by then.
@@ -79,7 +80,7 @@ class BackboneFreezeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: by_epoch=True needs a train loop that counts '
                 f'epochs, but train_cfg.type is {type(runner.train_loop).__name__}. '
                 'Give `at` in iterations and set by_epoch=False.'
@@ -99,8 +100,11 @@ class BackboneFreezeHook(Hook):
         if self._index_now(runner) != self._current:
             self._apply(runner)
 
-    def after_train(self, runner: Runner) -> None:
-        self._release_modules()
+        self._keep_in_eval()
+
+    def after_train_mode(self, runner: Runner) -> None:
+        """An event of this package's train loops, which compute iterations anew on resuming."""
+        self._keep_in_eval()
 
     def _index_now(self, runner) -> int:
         # Of the iteration that the gradients of this update begin with: all of them are of the
@@ -115,7 +119,7 @@ class BackboneFreezeHook(Hook):
         if self._frozen is not None:
             return
         if is_model_wrapper(model) and not isinstance(model, MMDistributedDataParallel):
-            raise TypeError(
+            raise SettingTypeError(
                 'BackboneFreezeHook: the model must be wrapped in an '
                 'MMDistributedDataParallel, which is built anew at each change, but '
                 f'model_wrapper_cfg.type is {type(model).__name__}.'
@@ -126,7 +130,7 @@ class BackboneFreezeHook(Hook):
         self._learners = {name for name, p in model.named_parameters() if p.requires_grad}
         for entry, names in zip(self.schedule, frozen):
             if self._learners <= names:
-                raise ValueError(
+                raise SettingError(
                     f'BackboneFreezeHook: {entry} freezes all parameters of the '
                     'model and leaves nothing to train.'
                 )
@@ -142,7 +146,7 @@ class BackboneFreezeHook(Hook):
             if name in to_train and id(parameter) not in optimized
         ]
         if missing:
-            raise ValueError(
+            raise SettingError(
                 f'BackboneFreezeHook: {len(missing)} parameters that are to be trained are not in '
                 f'the optimizer, e.g. {", ".join(missing[:NUM_LISTED])}: the config of the model '
                 "had frozen them when it was built. Set runner_type='SwinExtRunner' in the config, "
@@ -163,10 +167,10 @@ class BackboneFreezeHook(Hook):
                 parameter.grad = None
                 optimizer.state.pop(parameter, None)  # stale by the time it is thawed
         rebuild_reducer(runner)
-        self._release_modules()
         model.train(model.training)
-        if 'patterns' in entry:  # a backbone with stages sees to it itself
-            self._keep_in_eval(outermost_modules_of(model, frozen))
+        # A backbone with stages sees to it itself.
+        self._in_eval = outermost_modules_of(model, frozen) if 'patterns' in entry else []
+        self._keep_in_eval()
 
         counts = {True: 0, False: 0}
         for parameter in model.parameters():
@@ -178,65 +182,55 @@ class BackboneFreezeHook(Hook):
             f'trainable, {counts[False]:,} frozen.'
         )
 
-    def _keep_in_eval(self, modules: list[nn.Module]) -> None:
+    def _keep_in_eval(self) -> None:
         # Train loops call model.train() at any time: each epoch, iteration, or after validation.
-        for module in modules:
-            module.eval()
-            module.train = functools.partial(_stay_in_eval, module)
-        self._kept_in_eval = modules
-
-    def _release_modules(self) -> None:
-        for module in self._kept_in_eval:
-            del module.train
-        self._kept_in_eval = []
-
-
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    return module
+        for module in self._in_eval:
+            if module.training:
+                module.eval()
 
 
 def check_schedule(schedule: list[dict]) -> None:
     """Refuse a schedule that does not say what is frozen, or from when on.
 
     Raises:
-        ValueError: With the entry that is wrong.
+        SettingError: With the entry that is wrong.
     """
     if not isinstance(schedule, (list, tuple)) or not schedule:
-        raise ValueError(
+        raise SettingError(
             'BackboneFreezeHook: schedule must be a list of dicts like dict(at=0, '
             f'frozen_stages=2), but is {schedule!r}.'
         )
     for entry in schedule:
         keys = set(entry) if isinstance(entry, dict) else None
         if keys not in ({'at', 'frozen_stages'}, {'at', 'patterns'}):
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: an entry of the schedule must have the keys at '
                 f'and either frozen_stages or patterns, but is {entry!r}.'
             )
         if keys != set(schedule[0]):
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: the schedule must say what is frozen in one way, '
                 f'but has {schedule[0]!r} and {entry!r}.'
             )
         if not isinstance(entry['at'], int) or entry['at'] < 0:
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: at must be a number of iterations or epochs, 0 '
                 f'or more, but the schedule has {entry!r}.'
             )
         patterns = entry.get('patterns', [])
         if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: patterns must be a list of strings, but the '
                 f'schedule has {entry!r}.'
             )
     if schedule[0]['at'] != 0:
-        raise ValueError(
+        raise SettingError(
             'BackboneFreezeHook: the schedule must begin with at=0, but begins with '
             f'{schedule[0]!r}.'
         )
     for before, after in zip(schedule, schedule[1:]):
         if before['at'] >= after['at']:
-            raise ValueError(
+            raise SettingError(
                 'BackboneFreezeHook: at must rise along the schedule, but '
                 f'{after!r} follows {before!r}.'
             )
@@ -246,11 +240,11 @@ def frozen_by_stages(model: nn.Module, schedule: list[dict]) -> list[set[str]]:
     """Names of the parameters that each `frozen_stages` freezes; all are trainable afterwards.
 
     Raises:
-        ValueError: If the backbone has no stages that can be set, or fewer.
+        SettingError: If the backbone has no stages that can be set, or fewer.
     """
     backbone = getattr(model, 'backbone', None)
     if not hasattr(backbone, 'set_frozen_stages'):
-        raise ValueError(
+        raise SettingError(
             'BackboneFreezeHook: frozen_stages needs model.backbone to be a SwinBackbone, but it '
             f'is a {type(backbone).__name__}. Give parameter names instead, e.g. '
             "patterns=['backbone.layer1.*']."
@@ -273,12 +267,12 @@ def frozen_by_patterns(model: nn.Module, schedule: list[dict]) -> list[set[str]]
     """Names of the parameters that match the `patterns` of each entry.
 
     Raises:
-        ValueError: If a pattern matches none, or the model freezes stages itself.
+        SettingError: If a pattern matches none, or the model freezes stages itself.
     """
     for name, module in model.named_modules():
         # Such backbones freeze them again whenever model.train() is called.
         if getattr(module, 'frozen_stages', -1) >= 0:
-            raise ValueError(
+            raise SettingError(
                 f'BackboneFreezeHook: {name} ({type(module).__name__}) has frozen_stages='
                 f'{module.frozen_stages}. Set it to -1 in the config of the model: the patterns '
                 'must name all that is frozen.'
@@ -290,7 +284,7 @@ def frozen_by_patterns(model: nn.Module, schedule: list[dict]) -> list[set[str]]
         for pattern in entry['patterns']:
             matched = fnmatch.filter(names, pattern)
             if not matched:
-                raise ValueError(
+                raise SettingError(
                     f'BackboneFreezeHook: the pattern {pattern!r} matches no '
                     f'parameter. {nearest(pattern, names)}'
                 )

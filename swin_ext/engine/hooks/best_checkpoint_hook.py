@@ -11,19 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.writer import LAST_CHECKPOINT, replacing, write_last_checkpoint
+from swin_ext.engine.errors import SettingError
+from swin_ext.engine.hooks.metric_rule import rule_of
 from swin_ext.engine.runner import require_writer
-
-# Parts of a metric's name that tell which values are better.
-GREATER = (*CheckpointHook._default_greater_keys, 'dice', 'iou')
-LESS = (*CheckpointHook._default_less_keys, 'hd95', 'assd')
+from swin_ext.utils.ranks import on_main_process
 
 
 @HOOKS.register_module()
@@ -46,7 +44,7 @@ class BestCheckpointHook(Hook):
         rule: 'greater' or 'less', whichever values are better; by default told from the name.
 
     Raises:
-        ValueError: If `rule` is needed and absent; at the start of training, if there is no
+        SettingError: If `rule` is needed and absent; at the start of training, if there is no
             validation, its metrics tell their names (`metric_names()`, mmdet's `CocoMetric`) and
             `metric` is not among them; else after the first validation.
     """
@@ -55,13 +53,11 @@ class BestCheckpointHook(Hook):
     priority = 80
 
     def __init__(self, metric: str = 'coco/segm_mAP', top_k: int = 1, rule: str | None = None):
-        if rule not in ('greater', 'less', None):
-            raise ValueError(f"rule must be 'greater', 'less' or None, not {rule!r}.")
         if top_k < 1:
-            raise ValueError(f'top_k must be at least 1, not {top_k}.')
+            raise SettingError(f'top_k must be at least 1, not {top_k}.')
         self.metric = metric
         self.top_k = top_k
-        self.rule = rule or rule_of(metric)
+        self.rule = rule_of(metric, rule)
         self._file_name = re.sub(r'[^\w.@-]', '_', metric)
         self._hub_key = f'best_checkpoints_{metric}'
         self._ranking: list[dict] | None = None  # None: this is no training
@@ -69,7 +65,7 @@ class BestCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         require_writer(runner, self)
         if runner.val_loop is None:
-            raise ValueError(
+            raise SettingError(
                 'BestCheckpointHook needs a validation: set val_dataloader, '
                 'val_evaluator and val_cfg, or remove the hook.'
             )
@@ -77,9 +73,8 @@ class BestCheckpointHook(Hook):
         if names is not None:
             self._check_name(names)
         self._work_dir = Path(runner.work_dir)
-        restored = [self._restored(runner)] if is_main_process() else [None]
-        broadcast_object_list(restored)
-        self._ranking, self._outdated = restored[0][: self.top_k], restored[0][self.top_k :]
+        restored = on_main_process(self._restored, runner)
+        self._ranking, self._outdated = restored[: self.top_k], restored[self.top_k :]
         if self._ranking:
             runner.logger.info(f'Best checkpoint so far: {self._described(self._ranking[0])}.')
         self._store(runner)
@@ -109,7 +104,7 @@ class BestCheckpointHook(Hook):
         ]
         if not any(entry is new for entry in ranking[: self.top_k]):
             return
-        own = [path.name for path in self._own_files()]
+        own = [path.name for path in on_main_process(self._own_files)]
         self._outdated = [
             entry
             for entry in self._outdated + ranking[self.top_k :]
@@ -119,17 +114,24 @@ class BestCheckpointHook(Hook):
         self._store(runner)
         path = str(self._work_dir / name)
         runner.message_hub.update_info('last_ckpt', path)
-        runner.save_checkpoint(
-            runner.work_dir, name, meta=dict(epoch=runner.epoch, iter=runner.iter), by_epoch=False
-        )
-        if is_main_process():
-            runner.checkpoint_writer.then(write_last_checkpoint, runner.work_dir, path)
-            runner.checkpoint_writer.then(self._remove, list(self._outdated))
+        on_main_process(self._save, runner, path)
         place = '' if new is ranking[0] else f' ({ranking.index(new) + 1}. of {self.top_k})'
         runner.logger.info(f'Best checkpoint{place}: {self._described(new)}.')
 
-    @master_only
+    def _save(self, runner: Runner, path: str) -> None:
+        runner.save_checkpoint(
+            runner.work_dir,
+            os.path.basename(path),
+            meta=dict(epoch=runner.epoch, iter=runner.iter),
+            by_epoch=False,
+        )
+        runner.checkpoint_writer.then(write_last_checkpoint, runner.work_dir, path)
+        runner.checkpoint_writer.then(self._remove, list(self._outdated))
+
     def after_train(self, runner: Runner) -> None:
+        on_main_process(self._finish, runner)
+
+    def _finish(self, runner: Runner) -> None:
         runner.checkpoint_writer.then(self._remove, list(self._outdated))
         runner.checkpoint_writer.flush()
         if not self._ranking:
@@ -150,7 +152,7 @@ class BestCheckpointHook(Hook):
 
     def _check_name(self, names: Sequence[str]) -> None:
         if self.metric not in names:
-            raise ValueError(
+            raise SettingError(
                 f"BestCheckpointHook(metric='{self.metric}'): the validation has no such figure. "
                 f'Choose one of {sorted(names)}.'
             )
@@ -206,7 +208,7 @@ class BestCheckpointHook(Hook):
             checkpoint = load_checkpoint_file(self._work_dir / name, map_location='cpu')
             ranking = checkpoint['message_hub']['runtime_info'][self._hub_key]
             return [entry for entry in ranking if entry['file'] == name]
-        except (CheckpointError, KeyError) as error:
+        except (CheckpointError, KeyError, OSError) as error:
             runner.logger.warning(f'{self._work_dir / name} is left alone: {error}')
             return []
 
@@ -273,18 +275,3 @@ def _names_of_coco_metric(metric: BaseMetric) -> list[str]:
                 names += [f'{name}_precision' for name in metric.dataset_meta['classes']]
     # A class's precision is that of the last task.
     return [f'{metric.prefix}/{name}' if metric.prefix else name for name in dict.fromkeys(names)]
-
-
-def rule_of(metric: str) -> str:
-    """Tell from the name of a metric which values are better: 'greater' or 'less'."""
-    rules = [
-        rule
-        for rule, parts in (('greater', GREATER), ('less', LESS))
-        if any(part.lower() in metric.lower() for part in parts)
-    ]
-    if len(rules) != 1:
-        raise ValueError(
-            f"BestCheckpointHook(metric='{metric}'): the name does not tell which "
-            "values are better. Set rule='greater' or rule='less'."
-        )
-    return rules[0]

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from swin_ext.engine.errors import SettingError
 from swin_ext.engine.hooks.device_stats import MIB, CPUReader, GPUReader, Sampler
 
 # Ranks of DistributedDataParallel take equally long but for this; then the one that waits for data
@@ -42,8 +43,8 @@ class GPUStatsHook(Hook):
         wait_window: Iterations over which this share is taken.
     """
 
-    # Last, so that the time after it, until it is called before the next iteration, is the data
-    # loader's, and not that of a hook which saves a checkpoint.
+    # The only one of this package with this priority: the time after it, until it is called before
+    # the next iteration, is the data loader's, and not that of a hook which saves a checkpoint.
     priority = 'LOWEST'
 
     def __init__(
@@ -53,9 +54,11 @@ class GPUStatsHook(Hook):
         wait_window: int = 100,
     ):
         if not sample_interval_s > 0:
-            raise ValueError(f'GPUStatsHook: sample_interval_s={sample_interval_s} must be above 0')
+            raise SettingError(
+                f'GPUStatsHook: sample_interval_s={sample_interval_s} must be above 0'
+            )
         if wait_window < 1:
-            raise ValueError(f'GPUStatsHook: wait_window={wait_window} must be at least 1')
+            raise SettingError(f'GPUStatsHook: wait_window={wait_window} must be at least 1')
         self.sample_interval_s = sample_interval_s
         self.wait_warning_percent = wait_warning_percent
         self._recent = deque(maxlen=wait_window)  # (seconds waited, seconds of the iteration)
@@ -86,6 +89,8 @@ class GPUStatsHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._step_since = time.perf_counter()
         self._size = batch_size(data_batch, runner)
+        # For whoever shows it; it is of this moment, and not for checkpoints.
+        runner.message_hub.update_info('device_status', self.status(), resumed=False)
         # The line is written before the last hooks have run: it gets what is known until here.
         if self._logs(runner, batch_idx):
             self._report(runner)
@@ -103,7 +108,11 @@ class GPUStatsHook(Hook):
         self._idle_since = now
 
     def after_train(self, runner: Runner) -> None:
-        self._sampler.stop()
+        self.close(runner)
+
+    def close(self, runner: Runner) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out what is of this machine: a resumed run would log it until it knows better."""
@@ -114,7 +123,7 @@ class GPUStatsHook(Hook):
             )
 
     def status(self) -> str:
-        """What the device does, in a few characters, for a progress bar."""
+        """What the device does, in a few characters, as `device_status` of the message hub."""
         values = self._sampler.latest if self._sampler else {}
         reader = self._sampler.reader if self._sampler else None
         parts = [

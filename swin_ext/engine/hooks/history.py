@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
+
+from swin_ext.utils.files import replacing_text
 
 
 def read_history(path: Path) -> dict[int, dict[str, float]]:
@@ -89,13 +90,9 @@ class History:
                 'step',
                 *dict.fromkeys(name for step in sorted(self.rows) for name in self.rows[step]),
             ]
-            aside = self.path.with_suffix('.csv.tmp')
-            with open(aside, 'w', newline='') as file:
+            with replacing_text(self.path) as file:
                 csv.writer(file, lineterminator='\n').writerow(columns)
                 file.write(self._to_csv(columns, sorted(self.rows)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.path)
         self._columns = columns
 
     def _to_csv(self, columns: list[str], steps: list[int]) -> str:

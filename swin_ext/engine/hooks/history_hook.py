@@ -6,13 +6,14 @@ import numbers
 import os
 from pathlib import Path
 
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.visualization.vis_backend import BaseVisBackend
 
 from swin_ext.engine.hooks.history import History, read_history
+from swin_ext.utils.files import replacing
+from swin_ext.utils.ranks import on_main_process
 
 BACKEND = 'history.csv'
 
@@ -30,15 +31,16 @@ class HistoryHook(Hook):
     What cannot be written is warned of once, and tried again with the next log line.
     """
 
-    priority = 'LOWEST'  # after LoggerHook
+    priority = 'VERY_LOW'  # after LoggerHook
 
     def __init__(self):
         self._history = None
         self._warned = False
 
     def before_train(self, runner: Runner) -> None:
-        if not is_main_process():
-            return
+        on_main_process(self._start, runner)
+
+    def _start(self, runner: Runner) -> None:
         path = Path(runner.work_dir) / 'history.csv'
         rows = {}
         if path.is_file():
@@ -74,8 +76,13 @@ class HistoryHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._flush(runner)
         self._draw(runner)
-        runner.visualizer._vis_backends.pop(BACKEND, None)
-        self._history = None
+        self.close(runner)
+
+    def close(self, runner: Runner) -> None:
+        if self._history is not None:
+            self._flush(runner)
+            runner.visualizer._vis_backends.pop(BACKEND, None)
+            self._history = None
 
     def _flush(self, runner: Runner) -> None:
         if self._history is None:
@@ -91,11 +98,10 @@ class HistoryHook(Hook):
         from swin_ext.visualization.curves import draw_curves
 
         path = Path(runner.work_dir) / 'curves.png'
-        aside = path.with_suffix('.png.tmp')
         try:
             figure = draw_curves(self._history.records(), Path(runner.work_dir).resolve().name)
-            figure.savefig(aside, format='png')
-            os.replace(aside, path)
+            with replacing(path) as file:
+                figure.savefig(file, format='png')
         except Exception as error:  # no picture is worth a training
             self._warn(runner, error)
 

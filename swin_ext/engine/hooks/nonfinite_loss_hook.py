@@ -1,4 +1,4 @@
-"""Skips updates from a loss that is NaN or infinite, and stops where they do not end."""
+"""Skips updates from a loss or gradients that are NaN or infinite, and stops if they go on."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import json
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, barrier, get_rank
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
+
+from swin_ext.engine.errors import SettingError, SettingTypeError
+from swin_ext.engine.optim.update_guard import UpdateGuard
+from swin_ext.utils.errors import UserError
+from swin_ext.utils.ranks import on_main_process
 
 NUM_LISTED = 5  # names given in a message
 
 
-class NonFiniteLossError(RuntimeError):
-    """Training was stopped because its loss is no number."""
+class NonFiniteLossError(UserError, RuntimeError):
+    """Training was stopped because its loss, or its gradients, are no numbers."""
 
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Leave weights and optimizer alone where the loss is NaN or infinite on any rank.
+    """Leave weights and optimizer alone where loss or gradients are NaN or infinite on any rank.
 
     The images of the batch are logged by id and path, of all ranks on the main one. With gradient
     accumulation the whole update is left out that the batch belongs to. Gradients that overflow
     under loss scaling, with a finite loss, are left to the scaler and do not count.
+
+    `SwinExtRunner` builds optimizer wrappers that can leave out an update (see `UpdateGuard`); for
+    another runner, set `optim_wrapper.type='GuardedOptimWrapper'` or 'AutocastOptimWrapper'.
 
     After too many such iterations, or at once where weights or buffers have become non-finite
     themselves, training stops on all ranks. A checkpoint is left in `nonfinite_loss/` of the work
@@ -35,47 +42,57 @@ class NonFiniteLossHook(Hook):
     rank, `rank`, `losses` (by name) and `images` (the metainfo of each).
 
     The loss is looked at while the device computes gradients, so it need not wait for the host.
-    Several ranks exchange one number per iteration.
+    Gradients are waited for once an update. Several ranks exchange a number for each of both.
 
     Args:
         max_consecutive: Iterations in a row at which training stops.
         max_total: Iterations in all at which training stops; resuming goes on counting.
 
     Raises:
-        ValueError: If a limit is no positive number.
-        TypeError: If there are several optimizers.
+        SettingError: If a limit is no positive number.
+        SettingTypeError: If there are several optimizers, or one that leaves no update out.
         NonFiniteLossError: When training stops.
     """
 
     def __init__(self, max_consecutive: int = 5, max_total: int = 100):
         for name, limit in dict(max_consecutive=max_consecutive, max_total=max_total).items():
             if not isinstance(limit, int) or limit < 1:
-                raise ValueError(
+                raise SettingError(
                     f'NonFiniteLossHook: {name}={limit!r} must be a number of '
                     'iterations, 1 or more.'
                 )
         self.max_consecutive = max_consecutive
         self.max_total = max_total
-        self._guard = None
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise TypeError(
+            raise SettingTypeError(
                 'NonFiniteLossHook: the model must have one optimizer, but '
                 'optim_wrapper is an OptimWrapperDict of several.'
             )
-        self._guard = UpdateGuard(runner.optim_wrapper)
+        if not isinstance(runner.optim_wrapper, UpdateGuard):
+            raise SettingTypeError(
+                'NonFiniteLossHook: the optimizer wrapper must be able to leave out an update, but '
+                f"is a {type(runner.optim_wrapper).__name__}. Set runner_type='SwinExtRunner', or "
+                "optim_wrapper.type='GuardedOptimWrapper'."
+            )
+        runner.optim_wrapper.guards_updates = True
         hub = runner.message_hub  # saved in checkpoints
         self.consecutive = hub.get_info('nonfinite_losses_in_a_row', 0)
         self.total = hub.get_info('nonfinite_losses', 0)
 
     def after_train(self, runner: Runner) -> None:
-        self._guard.remove()
+        self.close(runner)
+
+    def close(self, runner: Runner) -> None:
+        if isinstance(runner.optim_wrapper, UpdateGuard):
+            runner.optim_wrapper.guards_updates = False
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        nonfinite = self._guard.nonfinite
+        what = runner.optim_wrapper.nonfinite
+        nonfinite = what is not None
         if not nonfinite and not self.consecutive:
             return
         self.consecutive = self.consecutive + 1 if nonfinite else 0
@@ -83,23 +100,26 @@ class NonFiniteLossHook(Hook):
         runner.message_hub.update_info('nonfinite_losses_in_a_row', self.consecutive)
         runner.message_hub.update_info('nonfinite_losses', self.total)
         if nonfinite:
-            self._report(runner, data_batch, outputs)
+            self._report(runner, what, data_batch, outputs)
 
-    def _report(self, runner, data_batch, outputs) -> None:
+    def _report(self, runner: Runner, what: str, data_batch, outputs) -> None:
         """Log what every rank knows; stop where a limit is reached."""
         losses = {
             name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()
         }
         own = dict(rank=get_rank(), losses=losses, images=image_metas(data_batch))
-        ranks = all_gather_object(own)
+        # Running statistics are each rank's own.
+        found = all_gather_object((own, nonfinite_tensors(runner.model)))
+        ranks = [rank for rank, _ in found]
+        broken = list(dict.fromkeys(name for _, names in found for name in names))
         lines = '\n'.join(described(rank) for rank in ranks)
+        verb = 'is' if what == 'loss' else 'are'
         runner.logger.warning(
-            f'The loss of iteration {runner.iter + 1} is not finite; the update is skipped '
+            f'The {what} of iteration {runner.iter + 1} {verb} not finite; the update is skipped '
             f'({self.consecutive} in a row, at most {self.max_consecutive}; {self.total} in all, '
             f'at most {self.max_total}).\n{lines}'
         )
 
-        broken = nonfinite_tensors(runner.model)
         if broken:
             reason = (
                 f'{len(broken)} tensors of the model are not finite themselves, e.g. '
@@ -121,59 +141,26 @@ class NonFiniteLossHook(Hook):
         else:
             return
         folder, filename = Path(runner.work_dir, 'nonfinite_loss'), f'iter_{runner.iter + 1}.pth'
-        folder.mkdir(exist_ok=True)
-        runner.save_checkpoint(
-            str(folder), filename, meta=dict(nonfinite_loss=ranks), by_epoch=False
-        )
-        if hasattr(runner, 'checkpoint_writer'):  # SwinExtRunner saves in the background
-            runner.checkpoint_writer.flush()
-        barrier()  # a launcher ends the main process, too, as soon as another has failed
+
+        def save() -> None:
+            runner.save_checkpoint(
+                str(folder), filename, meta=dict(nonfinite_loss=ranks), by_epoch=False
+            )
+            if hasattr(runner, 'checkpoint_writer'):  # SwinExtRunner saves in the background
+                runner.checkpoint_writer.flush()
+
+        try:  # a launcher ends the main process, too, as soon as another has failed
+            on_main_process(save)
+            saved = (
+                f'Weights, optimizer and what is known of the batch are in {folder / filename}, '
+                "the latter under meta['nonfinite_loss']."
+            )
+        except Exception as error:  # must not hide why training ended
+            saved = f'There is no checkpoint of it: {error}'
         raise NonFiniteLossError(
-            f'Training stopped at iteration {runner.iter + 1}, whose loss is not finite: {reason}\n'
-            f'{lines}\nWeights, optimizer and what is known of the batch are in '
-            f"{folder / filename}, the latter under meta['nonfinite_loss']."
+            f'Training stopped at iteration {runner.iter + 1}, whose {what} {verb} not finite: '
+            f'{reason}\n{lines}\n{saved}'
         )
-
-
-class UpdateGuard:
-    """Stands between an `OptimWrapper` and its optimizer, and lets finite losses pass.
-
-    The backward pass of a non-finite loss is run, and its gradients are thrown away: to leave it
-    out, the host would have to wait for the forward pass before it could hand the backward pass to
-    the device, and ranks would have to agree on it meanwhile.
-
-    Attributes:
-        nonfinite: Whether the loss of the last backward pass was NaN or infinite on any rank.
-    """
-
-    def __init__(self, optim_wrapper: OptimWrapper):
-        self.nonfinite = False
-        self._discard = False  # the gradients gathered since the last update
-        self._optim_wrapper = optim_wrapper
-        self._backward, self._step = optim_wrapper.backward, optim_wrapper.step
-        optim_wrapper.backward, optim_wrapper.step = self._guarded_backward, self._guarded_step
-
-    def remove(self) -> None:
-        self._optim_wrapper.backward, self._optim_wrapper.step = self._backward, self._step
-
-    def _guarded_backward(self, loss: Tensor, **kwargs) -> None:
-        flag = loss.detach().isfinite().logical_not().float()  # ()
-        all_reduce(flag, op='max')
-        flag = flag.to('cpu', non_blocking=True)
-        copied = None
-        if loss.is_cuda:
-            copied = torch.cuda.Event()
-            copied.record()
-        self._backward(loss, **kwargs)
-        if copied:
-            copied.synchronize()
-        self.nonfinite = bool(flag)
-        self._discard |= self.nonfinite
-
-    def _guarded_step(self, **kwargs) -> None:
-        if not self._discard:
-            self._step(**kwargs)
-        self._discard = False
 
 
 def image_metas(data_batch) -> list[dict]:

@@ -11,8 +11,6 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from swin_ext.engine.hooks.gpu_stats_hook import GPUStatsHook
-
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
@@ -23,7 +21,7 @@ class ProgressBarHook(Hook):
     terminal: there, the lines of `LoggerHook` say the same.
     """
 
-    priority = 'LOWEST'
+    priority = 'VERY_LOW'
 
     def __init__(self):
         self._bar = None
@@ -44,7 +42,6 @@ class ProgressBarHook(Hook):
             smoothing=0,
             mininterval=0.25,
         )
-        self._gpu_stats = next((h for h in runner.hooks if isinstance(h, GPUStatsHook)), None)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
@@ -57,7 +54,7 @@ class ProgressBarHook(Hook):
             for name, style in (('loss', '.3f'), ('lr', '.1e'))
             if f'train/{name}' in scalars
         ]
-        status = self._gpu_stats.status() if self._gpu_stats else ''
+        status = runner.message_hub.get_info('device_status', '')  # GPUStatsHook's
         self._bar.set_postfix_str(', '.join([*parts, status] if status else parts), refresh=False)
         self._bar.update()
 

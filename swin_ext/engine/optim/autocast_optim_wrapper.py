@@ -12,13 +12,16 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.update_guard import UpdateGuard
+
 # Before PyTorch 2.3 there is only the one of torch.cuda.
 GradScaler = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
 DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
 
 
 @OPTIM_WRAPPERS.register_module()
-class AutocastOptimWrapper(AmpOptimWrapper):
+class AutocastOptimWrapper(UpdateGuard, AmpOptimWrapper):
     """Train under `torch.autocast`: mmengine's `AmpOptimWrapper`, which refuses CPUs.
 
     - 'float16' on CUDA, with loss scaling. On a CPU, where float16 is slow, it is float32: the log
@@ -32,7 +35,7 @@ class AutocastOptimWrapper(AmpOptimWrapper):
         kwargs: As for `OptimWrapper`: `optimizer`, `accumulative_counts`, `clip_grad`.
 
     Raises:
-        ValueError: If `dtype` or `loss_scale` is none of these.
+        SettingError: If `dtype` or `loss_scale` is none of these.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class AutocastOptimWrapper(AmpOptimWrapper):
     ):
         OptimWrapper.__init__(self, **kwargs)  # not that of AmpOptimWrapper
         if dtype not in DTYPES:
-            raise ValueError(
+            raise SettingError(
                 f"optim_wrapper.dtype={dtype!r} must be 'float16' or 'bfloat16'; for "
                 "float32 set optim_wrapper.type='OptimWrapper'."
             )
@@ -63,7 +66,7 @@ class AutocastOptimWrapper(AmpOptimWrapper):
             scaler_options = dict(init_scale=float(loss_scale))
             self._scale_update_param = float(loss_scale)
         else:
-            raise ValueError(
+            raise SettingError(
                 f"optim_wrapper.loss_scale={loss_scale!r} must be 'dynamic', a number "
                 'above 0, or a dict of arguments of GradScaler.'
             )

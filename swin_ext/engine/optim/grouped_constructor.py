@@ -7,6 +7,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
+from swin_ext.engine.errors import SettingError
+
 NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms
     nn.GroupNorm,
@@ -34,20 +36,20 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
               are without in any case.
 
     Raises:
-        ValueError: If an option is unknown, or a name of `lr_mult` matches no parameter.
+        SettingError: If an option is unknown, or a name of `lr_mult` matches no parameter.
     """
 
     def _validate_cfg(self) -> None:
         paramwise_cfg = self.paramwise_cfg
         unknown = sorted(set(paramwise_cfg) - {'lr_mult', 'no_decay'})
         if unknown:
-            raise ValueError(
+            raise SettingError(
                 f'optim_wrapper.paramwise_cfg has {", ".join(unknown)}, but '
                 'GroupedOptimWrapperConstructor knows lr_mult and no_decay only.'
             )
         for key, value in dict(lr=self.base_lr, weight_decay=self.base_wd).items():
             if value is None:
-                raise ValueError(
+                raise SettingError(
                     f'Set optim_wrapper.optimizer.{key}: parameter groups get theirs from it.'
                 )
 
@@ -79,7 +81,7 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unused = sorted(set(lr_mult) - used)
         if unused:
             children = ', '.join(name for name, _ in model.named_children())
-            raise ValueError(
+            raise SettingError(
                 f'optim_wrapper.paramwise_cfg.lr_mult has {", ".join(unused)}, with '
                 f'which no parameter begins. Parts of the model are: {children}.'
             )

@@ -11,6 +11,8 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
 
+from swin_ext.engine.errors import SettingError
+
 
 @PARAM_SCHEDULERS.register_module()
 class GroupOneCycleLR(OneCycleLR):
@@ -38,7 +40,7 @@ class GroupOneCycleLR(OneCycleLR):
     ):
         for key in ('eta_max', 'total_steps'):
             if kwargs.pop(key, None) is not None:
-                raise ValueError(
+                raise SettingError(
                     f'GroupOneCycleLR takes no {key}: the peak is optimizer.lr, the '
                     'length that of the run.'
                 )
@@ -69,7 +71,7 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
         end: T steps after the first.
 
     Raises:
-        ValueError: If fractions are not between 0 and 1, or do not rise.
+        SettingError: If fractions are not between 0 and 1, or do not rise.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
     ):
         fractions = [0.0, warmup, *milestones, 1.0]
         if sorted(fractions) != fractions:
-            raise ValueError(
+            raise SettingError(
                 f'WarmupStepLR: warmup={warmup} and milestones={tuple(milestones)} '
                 'must rise from 0 to 1; they are fractions of the run.'
             )

@@ -226,6 +226,15 @@ def test_frozen_modules_stay_in_evaluation_mode_after_validation(tmp_path, train
         assert iteration['in_training'] == {m for m in modules if not m.startswith(frozen)}
 
 
+def test_methods_of_the_modules_stay_their_own(tmp_path):
+    class Look(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            replaced = [m for m in runner.model.modules() if 'train' in vars(m)]
+            assert not replaced
+
+    train(tmp_path, hooks=[Look()])
+
+
 @pytest.mark.parametrize('stop', [2, 3, 4, 7])
 @pytest.mark.parametrize('case', CASES)
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, case, stop):

@@ -11,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from swin_ext.checkpoint.safe_reading import load_checkpoint_file
-from swin_ext.engine.hooks.best_checkpoint_hook import names_of_figures, rule_of
+from swin_ext.engine.hooks.best_checkpoint_hook import names_of_figures
+from swin_ext.engine.hooks.metric_rule import rule_of
 from swin_ext.utils.hashes import hash_in_name
 from toy_training import ToyMetric, make_runner
 

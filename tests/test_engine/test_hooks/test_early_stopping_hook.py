@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from swin_ext.engine.hooks import ResumableEarlyStoppingHook
 from toy_noisy_training import MeanValue, make_runner, recorder_of, train
+from two_ranks import log_of
 
-NAN = float('nan')
+NAN, INF = float('nan'), float('inf')
 
 
 def stopping(**options):
     return dict(
         early_stopping=dict(
             type='ResumableEarlyStoppingHook',
-            **dict(dict(monitor='toy/value', min_delta=0.002, patience=2), **options),
+            **dict(
+                dict(monitor='toy/value', rule='greater', min_delta=0.002, patience=2), **options
+            ),
         )
     )
 
@@ -40,6 +45,13 @@ def run(work_dir, values, resume_from=None, **options):
         # NaN is neither the best nor better, not even than nothing.
         ([NAN, 0.3, NAN, 0.4, NAN, NAN, 0.9], {}, 6),
         ([NAN, NAN, 0.9], {}, 2),
+        # Infinity is not the best value for ever after.
+        ([0.3, INF, 0.4, 0.3, 0.3, 0.9], {}, 5),
+        # At once where it is better than the threshold; that itself is not.
+        ([0.3, 0.5, 0.6, 0.7], dict(stopping_threshold=0.5), 3),
+        ([0.3, 0.301, 0.302], dict(stopping_threshold=0.3), 2),
+        ([0.3, 0.1, 0.05], dict(rule='less', stopping_threshold=0.2), 2),
+        ([INF, 0.6], dict(stopping_threshold=0.5), 2),
     ],
 )
 def test_stops_after_patience_and_at_the_same_validation_when_resumed(
@@ -91,13 +103,71 @@ def test_new_training_from_a_checkpoint_starts_counting_anew(tmp_path):
 
 def test_unknown_metric_is_refused_with_those_that_there_are(tmp_path):
     with pytest.raises(KeyError, match="no metric 'coco/segm_mAP', but toy/value. Set monitor"):
-        run(tmp_path, [], monitor='coco/segm_mAP')
+        run(tmp_path, [], monitor='coco/segm_mAP', strict=True)
+
+
+class TwoFigures(MeanValue):
+    """Figures of each validation by name, under `toy/`."""
+
+    def compute_metrics(self, results):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize('metric', ['loss', 'hd95'])
+def test_a_run_whose_metric_falls_is_not_stopped(tmp_path, metric):
+    """Its rule is told from the name."""
+    values = [{metric: 10.0 - i} for i in range(12)]
+    _, recorder = train(
+        tmp_path,
+        default_hooks=dict(
+            early_stopping=dict(
+                type='ResumableEarlyStoppingHook', monitor=f'toy/{metric}', patience=2
+            )
+        ),
+        train_cfg=dict(val_interval=1),
+        val_evaluator=[TwoFigures(values)],
+    )
+    assert max(recorder.losses) == 12
+
+
+def test_validations_without_the_metric_are_warned_of_and_do_not_count(tmp_path):
+    values = [dict(value=0.3), {}, {}, {}, dict(value=0.2), {}, dict(value=0.3), dict(value=0.9)]
+    runner, recorder = train(
+        tmp_path,
+        log_level='WARNING',
+        default_hooks=stopping(),
+        train_cfg=dict(val_interval=1),
+        val_evaluator=[TwoFigures(values)],
+    )
+    assert max(recorder.losses) == 7
+    assert log_of(runner).count("no metric 'toy/value', but none. Set monitor") == 1
+
+
+def test_two_hooks_keep_their_counts_apart(tmp_path):
+    """`a` never gets better than at first, `b` always does."""
+    hooks = [
+        dict(stopping(monitor='toy/a', patience=4)['early_stopping']),
+        dict(stopping(monitor='toy/b', patience=4)['early_stopping']),
+    ]
+
+    def run(work_dir, first, resume_from=None):
+        values = [dict(a=0.5, b=0.1 * i) for i in range(first, 12)]
+        return train(
+            work_dir,
+            resume_from,
+            custom_hooks=copy.deepcopy(hooks),
+            train_cfg=dict(val_interval=1),
+            val_evaluator=[TwoFigures(values)],
+        )[1]
+
+    assert max(run(tmp_path / 'whole', 0).losses) == 5
+    assert max(run(tmp_path / 'resumed', 2, tmp_path / 'whole/iter_3.pth').losses) == 5
 
 
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(rule='max'), r"rule='max' must be one of \('greater', 'less'\)"),
+        (dict(rule='max'), "rule must be 'greater', 'less' or None, not 'max'"),
         (dict(min_delta=-0.1), 'min_delta=-0.1 must be 0 or more'),
         (dict(patience=0), 'patience=0 1 or more'),
     ],

@@ -13,6 +13,7 @@ import torch
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from swin_ext.engine import hooks
 from swin_ext.engine.hooks import GPUStatsHook, device_stats, gpu_stats_hook
 from swin_ext.engine.hooks.device_stats import CPUReader, GPUReader, Sampler
 from swin_ext.engine.hooks.gpu_stats_hook import summarise
@@ -378,11 +379,12 @@ class SlowHook(Hook):
         self.sleep(10 * self.seconds)
 
 
-def test_throughput_and_share_of_waiting(tmp_path, clock):
+@pytest.mark.parametrize('order', [1, -1], ids=['last', 'first'])
+def test_throughput_and_share_of_waiting(tmp_path, clock, order):
     """1 s for the data of 4 samples, 3 s for the rest; validation counts as neither."""
     runner = make_runner(
         tmp_path,
-        hooks=[SlowHook(3, clock.sleep), GPUStatsHook()],
+        hooks=[SlowHook(3, clock.sleep), GPUStatsHook()][::order],
         val_interval=2,
         dataset=SlowNumbers(1, clock.sleep),
     )
@@ -415,6 +417,13 @@ def test_checkpoints_do_not_keep_what_the_device_did(tmp_path):
     for part in ('log_scalars', 'resumed_keys'):
         assert 'train/loss' in saved[part]
         assert not any('cpu/' in key or 'samples_per_s' in key for key in saved[part])
+    assert 'device_status' not in saved['runtime_info']
+
+
+def test_the_only_hook_of_the_package_that_comes_last():
+    """So that it does not depend on the order of a list what counts as waiting for data."""
+    last = [name for name in hooks.__all__ if getattr(hooks, name).priority == 'LOWEST']
+    assert last == ['GPUStatsHook']
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@ import errno
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import pytest
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
-from swin_ext.engine.hooks import HistoryHook, history
+from swin_ext.engine.hooks import HistoryHook
 from swin_ext.engine.hooks.history import read_history
 from toy_watched_run import make_runner
 from two_ranks import log_of
@@ -84,7 +83,7 @@ def test_the_curves_are_drawn_at_each_validation(tmp_path):
     assert (first != second).any()
     segm_map = (first == (0x00, 0x5E, 0xD5)).all(-1)
     assert segm_map.any()
-    assert not list(tmp_path.glob('*.tmp'))
+    assert not list(tmp_path.glob('*.saving'))
 
 
 def test_a_resumed_run_goes_on_without_repeating(tmp_path):
@@ -128,14 +127,14 @@ def test_a_table_that_cannot_be_continued_is_kept(tmp_path):
 
 
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
-    full = iter([True, True, True] + [False] * 100)
+    full, original = iter([True, True, True] + [False] * 100), os.replace
 
     def replace(source, target):
-        if next(full):
+        if Path(target).name == 'history.csv' and next(full):
             raise OSError(errno.ENOSPC, 'No space left on device', str(source))
-        os.replace(source, target)
+        original(source, target)
 
-    monkeypatch.setattr(history, 'os', SimpleNamespace(replace=replace, fsync=os.fsync))
+    monkeypatch.setattr('swin_ext.utils.files.os.replace', replace)
     runner = run(tmp_path, max_epochs=1)
     runner.train()
     assert log_of(runner).count('HistoryHook: OSError: [Errno 28] No space left on device') == 1

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from swin_ext.checkpoint.safe_reading import load_checkpoint_file
 from swin_ext.engine.hooks import NonFiniteLossHook
 from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossError
+from swin_ext.engine.optim.update_guard import UpdateGuard
 from toy_detector import ToyDetector, ToyImages, make_runner
 from two_ranks import log_of, run_on_two_ranks
 
@@ -193,6 +194,18 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
         )
 
 
+class LargeGradient(torch.autograd.Function):
+    """Of about 1e30."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 1e30
+
+
 class InfiniteGradient(torch.autograd.Function):
     """What a square root has at zero."""
 
@@ -206,15 +219,104 @@ class InfiniteGradient(torch.autograd.Function):
 
 
 def test_stops_at_once_where_the_weights_are_not_finite(tmp_path):
-    model = make_model({})
-    forward = model.head.forward
-    model.head.forward = lambda x: InfiniteGradient.apply(forward(x))
-    runner = make_runner(tmp_path, model=model, hooks=[NonFiniteLossHook()])
+    class Spoiler(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 1:
+                torch.nn.init.constant_(runner.model.backbone.layer1[0].weight, NAN)
+
     with pytest.raises(
         NonFiniteLossError,
         match=r'iteration 2,.* tensors of the model are not '
         r'finite themselves, e.g. backbone.layer1.0.weig',
     ):
+        make_runner(tmp_path, model=make_model({}), hooks=[NonFiniteLossHook(), Spoiler()]).train()
+
+
+def make_model_of_bad_gradients(bad_ids):
+    """Its loss is finite, its gradients are not where an image of `bad_ids` is in the batch."""
+    model = make_model({})
+    forward, predict = model.forward, model.head.forward
+
+    def forward_and_note(inputs, data_samples=None, mode='tensor'):
+        bad = {sample.img_id for sample in data_samples} & set(bad_ids)
+        model.head.forward = (lambda x: InfiniteGradient.apply(predict(x))) if bad else predict
+        return forward(inputs, data_samples, mode)
+
+    model.forward = forward_and_note
+    return model
+
+
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1e6), dict(type='value', clip_value=9)])
+@pytest.mark.parametrize('counts', [1, 2])
+def test_gradients_that_are_not_finite_spoil_nothing(tmp_path, clip_grad, counts):
+    recorder = Recorder()
+    runner = make_runner(
+        tmp_path,
+        model=make_model_of_bad_gradients([105]),
+        hooks=[NonFiniteLossHook(), recorder],
+        optim_wrapper=dict(optimizer=dict(ADAMW), accumulative_counts=counts, clip_grad=clip_grad),
+    )
+    runner.train()
+    assert all(t.isfinite().all() for step in recorder.weights for t in step.values())
+    if clip_grad is None or 'max_norm' in clip_grad:
+        assert_same(recorder.weights, train_plainly([1, 5], 8, counts))
+    found = re.findall(r'The gradients of iteration (\d+) are not finite', log_of(runner))
+    assert found == ['2', '6']
+
+
+def test_gradients_that_are_never_finite_stop_the_training(tmp_path):
+    model = make_model_of_bad_gradients(range(100, 116))
+    before = parameters(model)
+    with pytest.raises(
+        NonFiniteLossError, match='whose gradients are not finite: .* 5 times in a row'
+    ):
+        make_runner(tmp_path, model=model, hooks=[NonFiniteLossHook()]).train()
+    assert_same([parameters(model)], [before])
+
+
+def test_large_finite_gradients_are_applied(tmp_path):
+    """Their norm is beyond float32, as is that of each tensor."""
+    model = make_model({})
+    forward = model.head.forward
+    model.head.forward = lambda x: LargeGradient.apply(forward(x))
+    recorder = Recorder()
+    make_runner(
+        tmp_path,
+        model=model,
+        hooks=[NonFiniteLossHook(), recorder],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-30)),
+        max_epochs=1,
+    ).train()
+    moved = recorder.weights[0]['head.weight'] - parameters(make_model({}))['head.weight']
+    assert moved.abs().max() > 0.01
+
+
+def test_without_the_hook_updates_are_upstreams(tmp_path):
+    """The guard is off: infinite gradients reach the weights, as they do in mmengine."""
+    model = make_model_of_bad_gradients([100])
+    make_runner(tmp_path, model=model, max_epochs=1).train()
+    assert not model.head.weight.isfinite().all()
+
+
+class Custom(OptimWrapper):
+    pass
+
+
+@pytest.mark.parametrize('wrapper', [None, 'OptimWrapper', 'mmengine.OptimWrapper', Custom])
+def test_the_wrapper_is_of_the_configured_class_and_can_leave_updates_out(tmp_path, wrapper):
+    cfg = dict(optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1))
+    if wrapper:
+        cfg['type'] = wrapper
+    runner = make_runner(tmp_path, optim_wrapper=dict(cfg))
+    built = runner.build_optim_wrapper(runner.optim_wrapper)
+    assert isinstance(built, Custom if wrapper is Custom else OptimWrapper)
+    assert isinstance(built, UpdateGuard) and not built.guards_updates
+    assert built.clip_grad_kwargs == dict(max_norm=1)
+
+
+def test_a_wrapper_without_a_guard_is_refused(tmp_path):
+    runner = make_runner(tmp_path, hooks=[NonFiniteLossHook()], runner_type=Runner)
+    with pytest.raises(TypeError, match="is a OptimWrapper. Set runner_type='SwinExtRunner', or"):
         runner.train()
 
 
@@ -264,6 +366,7 @@ def test_batches_without_metainfo_are_named_by_iteration(tmp_path):
         max_epochs=1,
         hooks=[NonFiniteLossHook()],
         runner_type=Runner,
+        optim_wrapper=dict(type='GuardedOptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
     )
     runner.train()
     assert 'rank 0: loss=nan; image ids: not in the batch' in log_of(runner)

@@ -1,22 +1,20 @@
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from swin_ext.benchmarks.hooks import main
 from swin_ext.engine import SwinExtRunner
 from swin_ext.engine.hooks import GPUStatsHook
 
 NANO = Path(__file__).parents[2] / 'configs/mask_rcnn_swin-nano_cmr.py'
 
 
-@pytest.fixture(scope='module')
-def benchmark_hooks(load_tool):
-    return load_tool('benchmark_hooks')
-
-
-def run(benchmark_hooks, toy_cmr, *args):
-    return benchmark_hooks.main(
+def run(toy_cmr, *args):
+    return main(
         [
             str(NANO),
             '--blocks',
@@ -33,9 +31,9 @@ def run(benchmark_hooks, toy_cmr, *args):
     )
 
 
-def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, capsys):
+def test_hooks_of_the_config_are_measured(toy_cmr, tmp_path, capsys):
     out = tmp_path / 'new' / 'hooks.json'
-    report = run(benchmark_hooks, toy_cmr, '--json', str(out))
+    report = run(toy_cmr, '--json', str(out))
     assert len(report['with_s']) == len(report['without_s']) == 4
     medians = {mode: sorted(report[f'{mode}_s'])[1:3] for mode in ('with', 'without')}
     share = 1 + report['thread_share']
@@ -47,9 +45,9 @@ def test_hooks_of_the_config_are_measured(benchmark_hooks, toy_cmr, tmp_path, ca
     assert f'ratio of the medians {report["ratio"]:.4f}' in capsys.readouterr().out
 
 
-def test_a_slow_checkpoint_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsys):
+def test_a_slow_checkpoint_is_found(toy_cmr, monkeypatch, capsys):
     monkeypatch.setattr(SwinExtRunner, 'save_checkpoint', lambda *args: time.sleep(0.3))
-    report = run(benchmark_hooks, toy_cmr)
+    report = run(toy_cmr)
     assert {name: len(seconds) for name, seconds in report['saving_s'].items()} == dict(
         nothing=2, copy=2, checkpoint=2
     )
@@ -61,14 +59,30 @@ def test_a_slow_checkpoint_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsy
     assert f'| checkpoint | {alone:.1f} | {with_step:.1f} |' in capsys.readouterr().out
 
 
-def test_a_slow_hook_is_found(benchmark_hooks, toy_cmr, monkeypatch, capsys):
+def test_a_slow_hook_is_found(toy_cmr, monkeypatch, capsys):
     def slow(self, runner, **kwargs):
         time.sleep(0.3)
 
     monkeypatch.setattr(GPUStatsHook, 'after_train_iter', slow)
     monkeypatch.setattr(GPUStatsHook, '_report', lambda *args: None)
-    report = run(benchmark_hooks, toy_cmr)
+    report = run(toy_cmr)
     medians = {mode: sum(sorted(report[f'{mode}_s'])[1:3]) / 2 for mode in ('with', 'without')}
     assert medians['with'] - medians['without'] == pytest.approx(0.3, abs=0.1)
     assert report['hooks_us']['GPUStatsHook']['median'] == pytest.approx(3e5, rel=0.1)
     assert 'add more than 2% to the median step' in capsys.readouterr().err
+
+
+def test_help_imports_neither_torch_nor_mmengine():
+    tool = NANO.parents[1] / 'tools/benchmark_hooks.py'
+    program = f"""
+import runpy, sys
+sys.argv = ['benchmark_hooks.py', '--help']
+try:
+    runpy.run_path({str(tool)!r}, run_name='__main__')
+except SystemExit as done:
+    assert done.code == 0
+assert not {{'torch', 'mmengine', 'mmdet'}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '--cfg-options' in done.stdout
