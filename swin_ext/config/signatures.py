@@ -1,0 +1,114 @@
+"""Which keys a class takes that a config names by `type`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from typing import Any, Callable
+
+# Registries of what a runner builds; the others have no part in a config.
+REGISTRIES = (
+    'MODELS TASK_UTILS DATASETS TRANSFORMS DATA_SAMPLERS FUNCTIONS HOOKS LOOPS METRICS EVALUATOR '
+    'OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS VISBACKENDS '
+    'VISUALIZERS LOG_PROCESSORS WEIGHT_INITIALIZERS MODEL_WRAPPERS RUNNERS'
+).split()
+
+
+def classes_named(name: str | Callable, scope: str | None) -> list[Callable]:
+    """What is registered by a name: one for each registry that has it, `scope`'s before others.
+
+    A name may begin with another scope, `mmseg.UPerHead`, or be a whole path, `torch.nn.ReLU`.
+    """
+    return [name] if callable(name) else list(_classes_named(name, scope, _registered()))
+
+
+def names_registered(scope: str | None) -> set[str]:
+    """All names that `classes_named` would find."""
+    return {
+        name
+        for root in _roots()
+        for registry in _search_order(root, scope)
+        for name in registry.module_dict
+    }
+
+
+@functools.lru_cache(maxsize=None)
+def keys_of(what: Callable) -> tuple[frozenset[str], bool]:
+    """Names of the arguments, and whether others are taken as well.
+
+    Where a class hands `**kwargs` on, the arguments of the next class in its `__mro__` count too.
+    """
+    names = set()
+    for member in _constructors(what):
+        try:
+            parameters = inspect.signature(member).parameters.values()
+        except (TypeError, ValueError):  # written in C
+            return frozenset(names), True
+        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return frozenset(names - {'self'}), False
+    return frozenset(names - {'self'}), True
+
+
+def _constructors(what: Callable) -> list[Callable]:
+    if not inspect.isclass(what):
+        return [what]
+    return [vars(base)['__init__'] for base in what.__mro__[:-1] if '__init__' in vars(base)]
+
+
+def _roots() -> list[Any]:
+    from mmengine import registry
+
+    return [getattr(registry, name) for name in REGISTRIES]
+
+
+def _registered() -> int:
+    """Grows with what is registered, so that nothing remembered is out of date."""
+    return sum(
+        len(registry.module_dict)
+        for root in _roots()
+        for registry in (root, *root.children.values())
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _classes_named(name: str, scope: str | None, registered: int) -> tuple[Callable, ...]:
+    prefix, _, bare = name.rpartition('.')
+    if prefix and '.' not in prefix:
+        _import_registry(prefix)
+    if prefix and not any(prefix in (root.scope, *root.children) for root in _roots()):
+        found = _object_at(name)
+        return () if found is None else (found,)
+    found = []
+    for root in _roots():
+        for registry in _search_order(root, prefix or scope, only=bool(prefix)):
+            if bare in registry.module_dict:
+                found.append(registry.module_dict[bare])
+                break
+    return tuple(dict.fromkeys(found))
+
+
+def _search_order(root: Any, scope: str | None, only: bool = False) -> list[Any]:
+    first = root.children.get(scope)
+    rest = [] if only else [child for child in root.children.values() if child is not first]
+    registries = [*([first] if first is not None else []), root, *rest]
+    for registry in registries:
+        registry.import_from_location()
+    return registries
+
+
+def _import_registry(scope: str) -> None:
+    try:
+        importlib.import_module(f'{scope}.registry')
+    except ImportError:
+        pass
+
+
+def _object_at(path: str) -> Callable | None:
+    """What stands at a path such as `torch.nn.ReLU`, which configs in Python style are dumped to."""
+    module, _, name = path.rpartition('.')
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
