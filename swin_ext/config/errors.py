@@ -16,7 +16,8 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f'{self.path}: {self.what}. {self.remedy}.'
+        end = '' if self.remedy.endswith('?') else '.'
+        return f'{self.path}: {self.what}. {self.remedy}{end}'
 
 
 class ConfigError(UserError, ValueError):

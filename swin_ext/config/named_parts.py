@@ -80,35 +80,23 @@ def _place(cfg: Any, entries: list, types: dict[str, str], where: str) -> list[P
         elif change is None:
             entries[:] = [entry for i, entry in enumerate(entries) if i not in found]
         elif found:
-            _change(entries[found[0]], {} if change is True else change)
+            entries[found[0]] = _changed(entries[found[0]], change)
         else:
-            entry = dict(type=types[name], **{})
-            _change(entry, {} if change is True else change)
+            entry = _changed(dict(type=types[name]), change)
             entries.insert(_position(name, entries, types), entry)
     return problems
 
 
-def _change(entry: dict, change: dict) -> None:
-    """Merge as `Config.merge_from_dict` would; another `type` leaves nothing of the old entry."""
-    if change.get('_delete_') or change.get('type', entry['type']) != entry['type']:
-        kind = entry['type']
-        entry.clear()
-        entry['type'] = kind
-    for key, value in change.items():
-        if key == '_delete_':
-            continue
-        if isinstance(value, dict) and isinstance(entry.get(key), dict):
-            _change_inner(entry[key], value)
-        else:
-            entry[key] = value
+def _changed(entry: dict, change: Any) -> dict:
+    """Merge as for `--cfg-options`; another `type` leaves nothing of the old entry."""
+    from mmengine.config import Config
 
-
-def _change_inner(inner: dict, change: dict) -> None:
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(inner.get(key), dict):
-            _change_inner(inner[key], value)
-        else:
-            inner[key] = value
+    change = {} if change is True else change
+    if change.get('type', entry['type']) != entry['type']:
+        entry = {}
+    merged = Config(dict(entry=entry))
+    merged.merge_from_dict(dict(entry=change))
+    return merged.entry
 
 
 def _position(name: str, entries: list, types: dict[str, str]) -> int:

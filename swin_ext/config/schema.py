@@ -1,5 +1,6 @@
 """The top-level keys of a config."""
 
+# ruff: noqa: UP007, UP045 -- pydantic evaluates annotations, and Python 3.9 has no X | None
 from __future__ import annotations
 
 from typing import Any, Literal, Optional, Union

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 # Registries of what a runner builds; the others have no part in a config.
 REGISTRIES = (
@@ -33,28 +34,34 @@ def names_registered(scope: str | None) -> set[str]:
     }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def keys_of(what: Callable) -> tuple[frozenset[str], bool]:
     """Names of the arguments, and whether others are taken as well.
 
     Where a class hands `**kwargs` on, the arguments of the next class in its `__mro__` count too.
     """
-    names = set()
-    for member in _constructors(what):
+    names, closed, bases = set(), False, 1
+    for owner, member in _constructors(what):
+        bases = max(bases, len(getattr(owner, '__bases__', ())))
         try:
             parameters = inspect.signature(member).parameters.values()
         except (TypeError, ValueError):  # written in C
-            return frozenset(names), True
-        names.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return frozenset(names - {'self'}), False
-    return frozenset(names - {'self'}), True
+            break
+        names.update(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        )
+        closed |= not any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if closed and bases == 1:  # with several, any of them may be handed the rest
+            break
+    return frozenset(names - {'self'}), not closed
 
 
-def _constructors(what: Callable) -> list[Callable]:
+def _constructors(what: Callable) -> list[tuple[Any, Callable]]:
     if not inspect.isclass(what):
-        return [what]
-    return [vars(base)['__init__'] for base in what.__mro__[:-1] if '__init__' in vars(base)]
+        return [(None, what)]
+    return [
+        (base, vars(base)['__init__']) for base in what.__mro__[:-1] if '__init__' in vars(base)
+    ]
 
 
 def _roots() -> list[Any]:
@@ -106,7 +113,7 @@ def _import_registry(scope: str) -> None:
 
 
 def _object_at(path: str) -> Callable | None:
-    """What stands at a path such as `torch.nn.ReLU`, which configs in Python style are dumped to."""
+    """What stands at a path such as `torch.nn.ReLU`, as dumped configs of classes have them."""
     module, _, name = path.rpartition('.')
     try:
         return getattr(importlib.import_module(module), name, None)

@@ -1,486 +1,292 @@
 """Keys of the dicts that a config gives no `type`, by where they stand.
 
 The classes that read them take whatever they are given, and leave a misspelt key unread. Those of
-models are what MMDetection 3.3 and MMSegmentation 1.2 read (`cfg.get` and `cfg.` in their heads and
-detectors), for all families of models together.
+models are what MMDetection 3.3 and MMSegmentation 1.2 read (`cfg.get(...)` and `cfg....` in their
+heads and detectors), for all families of models together. None is allowed for each key.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, create_model
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(gt=0)]
 NotNegative = Annotated[StrictInt, Field(ge=0)]
-Factor = Annotated[float, Field(ge=0)]
+Flag = StrictBool
+Number = Union[StrictInt, float]  # noqa: UP007 -- Python 3.9
 
 
 class Closed(BaseModel):
     """Any other key is refused."""
 
-    model_config = ConfigDict(extra='forbid', arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
 class Open(BaseModel):
-    """Other keys are the user's own, unless one is a slip of a key below."""
-
-    model_config = ConfigDict(extra='allow', arbitrary_types_allowed=True)
-
-
-# The run
-
-
-class Environment(Closed):
-    cudnn_benchmark: StrictBool = False
-    mp_cfg: Optional[dict] = None
-    dist_cfg: Optional[dict] = None
-    resource_limit: Positive = 4096
-
-
-class Multiprocessing(Closed):
-    mp_start_method: Optional[Literal['fork', 'spawn', 'forkserver']] = None
-    opencv_num_threads: Optional[NotNegative] = None
-
-
-class Distributed(Open):
-    backend: str = 'nccl'
-    init_backend: str = 'torch'
-    timeout: Any = None
-
-
-class Randomness(Closed):
-    seed: Optional[StrictInt] = None
-    diff_rank_seed: StrictBool = False
-    deterministic: StrictBool = False
-
-
-class AutoScaleLR(Closed):
-    enable: StrictBool = False
-    base_batch_size: Optional[Positive] = None
-
-
-class CustomImports(Closed):
-    imports: Any
-    allow_failed_imports: StrictBool = False
-
-
-class DefaultHooks(Open):
-    """Each is a hook by a name of the user's; these are MMEngine's and MMDetection's."""
-
-    runtime_info: Any = None
-    timer: Any = None
-    sampler_seed: Any = None
-    logger: Any = None
-    param_scheduler: Any = None
-    checkpoint: Any = None
-    visualization: Any = None
-    early_stopping: Any = None
-    ema: Any = None
-
-
-# Data
-
-
-class Dataloader(Closed):
-    """Of `torch.utils.data.DataLoader`, and what `Runner.build_dataloader` takes out."""
-
-    dataset: Any
-    sampler: Any = None
-    batch_sampler: Any = None
-    batch_size: Optional[Positive] = 1
-    num_workers: NotNegative = 0
-    persistent_workers: StrictBool = False
-    prefetch_factor: Optional[Positive] = None
-    pin_memory: StrictBool = False
-    pin_memory_device: str = ''
-    drop_last: StrictBool = False
-    timeout: float = 0
-    collate_fn: Any = None
-    worker_init_fn: Any = None
-    multiprocessing_context: Any = None
-    num_batch_per_epoch: Optional[Positive] = None
-    in_order: StrictBool = True
-
-
-class FilterCfg(Closed):
-    filter_empty_gt: StrictBool = False
-    min_size: Factor = 0
-    bbox_min_size: Optional[Factor] = None
-
-
-class DataPrefix(Open):
-    img: Any = None
-    img_path: Any = None
-    seg: Any = None
-    seg_map_path: Any = None
-    anno: Any = None
-    sub_data_root: Any = None
-
-
-class MetaInfo(Open):
-    classes: Any = None
-    palette: Any = None
-    base_classes: Any = None
-    novel_classes: Any = None
-
-
-class PadValue(Closed):
-    img: Any = 0
-    seg: Any = 255
-    masks: Any = 0
-
-
-# Optimisation
-
-
-class ClipGrad(Closed):
-    """Of `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_`."""
-
-    type: Literal['norm', 'value'] = 'norm'
-    max_norm: Optional[Factor] = None
-    norm_type: Any = 2
-    error_if_nonfinite: StrictBool = False
-    foreach: Optional[StrictBool] = None
-    clip_value: Optional[Factor] = None
-
-
-class Paramwise(Open):
-    """Open: constructors of optimizers have keys of their own."""
-
-    custom_keys: Optional[dict] = None
-    bias_lr_mult: Optional[float] = None
-    bias_decay_mult: Optional[float] = None
-    norm_decay_mult: Optional[float] = None
-    dwconv_decay_mult: Optional[float] = None
-    flat_decay_mult: Optional[float] = None
-    dcn_offset_lr_mult: Optional[float] = None
-    bypass_duplicate: StrictBool = False
-    decay_rate: Optional[float] = None
-    decay_type: Optional[str] = None
-    num_layers: Optional[Positive] = None
-    lr_mult: Optional[dict] = None
-    no_decay: Any = None
-
-
-class CustomKey(Closed):
-    lr_mult: Factor = 1.0
-    decay_mult: Factor = 1.0
-
-
-# Models
-
-
-class Suppression(Closed):
-    """Of `mmcv.ops.batched_nms` and of what it calls."""
-
-    type: str = 'nms'
-    iou_threshold: Fraction = 0.5
-    iou_thr: Optional[Fraction] = None
-    class_agnostic: StrictBool = False
-    split_thr: Positive = 10000
-    max_num: StrictInt = -1
-    offset: StrictInt = 0
-    score_threshold: Factor = 0
-    sigma: Factor = 0.5
-    min_score: Factor = 1e-3
-    method: str = 'linear'
-
-
-class Proposals(Closed):
-    nms_pre: StrictInt = -1
-    nms_post: StrictInt = -1
-    max_per_img: StrictInt = -1
-    max_num: StrictInt = -1
-    nms: Any = None
-    nms_thr: Optional[Fraction] = None
-    nms_across_levels: StrictBool = False
-    min_bbox_size: Union[StrictInt, float] = 0
-
-
-class RPNTraining(Closed):
-    assigner: Any = None
-    sampler: Any = None
-    allowed_border: Union[StrictInt, float] = -1
-    pos_weight: float = -1
-    debug: StrictBool = False
-    ga_assigner: Any = None
-    ga_sampler: Any = None
-    center_ratio: Optional[float] = None
-    ignore_ratio: Optional[float] = None
-
-
-class RoITraining(Closed):
-    assigner: Any = None
-    sampler: Any = None
-    mask_size: Any = 28
-    pos_weight: float = -1
-    debug: StrictBool = False
-    mask_thr_binary: Optional[float] = None
-    isr: Any = None
-    carl: Any = None
-    dynamic_rcnn: Any = None
-    pos_radius: Optional[Positive] = None
-    max_num_grid: Optional[Positive] = None
-    num_points: Optional[Positive] = None
-    oversample_ratio: Optional[float] = None
-    importance_sample_ratio: Optional[Fraction] = None
-
-
-class RoITesting(Closed):
-    score_thr: Fraction = 0.05
-    nms: Any = None
-    max_per_img: StrictInt = 100
-    mask_thr_binary: float = 0.5
-    min_bbox_size: Union[StrictInt, float] = 0
-    subdivision_steps: Optional[Positive] = None
-    subdivision_num_points: Optional[Positive] = None
-    scale_factor: Optional[float] = None
-
-
-class DynamicRCNN(Closed):
-    iou_topk: Any = None
-    beta_topk: Any = None
-    update_iter_interval: Any = None
-    initial_iou: Any = None
-    initial_beta: Any = None
-
-
-class PrimeSample(Closed):
-    k: float = 1
-    bias: float = 0
-
-
-class ModelTraining(Closed):
-    rpn: Any = None
-    rpn_proposal: Any = None
-    rcnn: Any = None
-    assigner: Any = None
-    sampler: Any = None
-    allowed_border: Union[StrictInt, float] = -1
-    pos_weight: float = -1
-    debug: StrictBool = False
-    num_points: Optional[Positive] = None
-    oversample_ratio: Optional[float] = None
-    importance_sample_ratio: Optional[Fraction] = None
-    gaussian_iou: Any = None
-    neg_pos_ratio: Any = None
-    smoothl1_beta: Any = None
-    use_giou: Any = None
-    use_focal: Any = None
-    initial_epoch: Any = None
-    initial_assigner: Any = None
-    reg_assigner: Any = None
-    cls_assigner: Any = None
-    ga_assigner: Any = None
-    ga_sampler: Any = None
-    center_ratio: Any = None
-    ignore_ratio: Any = None
-    init: Any = None
-    refine: Any = None
-    isr: Any = None
-    carl: Any = None
-    alpha: Any = None
-    beta: Any = None
-    gamma: Any = None
-    use_atss: Any = None
-    score_threshold: Any = None
-
-
-class ModelTesting(Closed):
-    rpn: Any = None
-    rcnn: Any = None
-    nms_pre: StrictInt = 1000
-    min_bbox_size: Union[StrictInt, float] = 0
-    score_thr: Fraction = 0.05
-    nms: Any = None
-    max_per_img: StrictInt = 100
-    multi_label: StrictBool = True
-    chunked_size: StrictInt = -1
-    with_nms: StrictBool = True
-    yolox_style: StrictBool = False
-    score_voting: StrictBool = False
-    conf_thr: Any = None
-    iou_thr: Any = None
-    top_k: Any = None
-    topk: Any = None
-    local_maximum_kernel: Any = None
-    corner_topk: Any = None
-    distance_threshold: Any = None
-    nms_cfg: Any = None
-    # single-stage instance segmentation
-    mask_thr: Any = None
-    mask_thr_binary: Any = None
-    filter_thr: Any = None
-    kernel: Any = None
-    sigma: Any = None
-    # MaskFormer, Mask2Former and Panoptic FPN
-    panoptic: Any = None
-    panoptic_on: StrictBool = True
-    semantic_on: StrictBool = False
-    instance_on: StrictBool = False
-    max_per_image: Positive = 100
-    object_mask_thr: Fraction = 0.8
-    filter_low_score: StrictBool = False
-    # MMSegmentation
-    mode: Optional[Literal['whole', 'slide']] = None
-    crop_size: Any = None
-    stride: Any = None
-    # trackers and text
-    max_text_len: Any = None
-
-
-class PanopticFusion(Closed):
-    mask_overlap: Fraction = 0.5
-    stuff_area_limit: NotNegative = 4096
-
-
-class TestTimeAugmentation(Open):
-    nms: Any = None
-    max_per_img: StrictInt = 100
-
-
-class Transformer(Open):
-    """An encoder or decoder of DETR and its kin."""
-
-    num_layers: Optional[Positive] = None
-    layer_cfg: Any = None
-    num_cp: Optional[StrictInt] = None
-    return_intermediate: Optional[StrictBool] = None
-    post_norm_cfg: Any = None
-    init_cfg: Any = None
-    query_dim: Any = None
-    query_scale_type: Any = None
-    with_modulated_hw_attn: Any = None
-    text_layer_cfg: Any = None
-    fusion_layer_cfg: Any = None
-
-
-class TransformerLayer(Open):
-    self_attn_cfg: Any = None
-    cross_attn_cfg: Any = None
-    cross_attn_text_cfg: Any = None
-    ffn_cfg: Any = None
-    norm_cfg: Any = None
-    init_cfg: Any = None
-
-
-class Attention(Open):
-    embed_dims: Optional[Positive] = None
-    num_heads: Optional[Positive] = None
-    num_levels: Optional[Positive] = None
-    num_points: Optional[Positive] = None
-    im2col_step: Optional[Positive] = None
-    attn_drop: Optional[Fraction] = None
-    proj_drop: Optional[Fraction] = None
-    dropout: Optional[Fraction] = None
-    dropout_layer: Any = None
-    batch_first: Optional[StrictBool] = None
-    cross_attn: Optional[StrictBool] = None
-    qkv_bias: Optional[StrictBool] = None
-    value_proj_ratio: Optional[float] = None
-    norm_cfg: Any = None
-    init_cfg: Any = None
-
-
-class FeedForward(Open):
-    embed_dims: Optional[Positive] = None
-    feedforward_channels: Optional[Positive] = None
-    num_fcs: Optional[Positive] = None
-    act_cfg: Any = None
-    ffn_drop: Optional[Fraction] = None
-    dropout_layer: Any = None
-    add_identity: Optional[StrictBool] = None
-    init_cfg: Any = None
-    layer_scale_init_value: Optional[float] = None
-
-
-class PositionalEncoding(Open):
-    num_feats: Optional[Positive] = None
-    temperature: Any = None
-    normalize: Optional[StrictBool] = None
-    scale: Any = None
-    eps: Any = None
-    offset: Any = None
-    row_num_embed: Any = None
-    col_num_embed: Any = None
-    num_embed: Any = None
-    init_cfg: Any = None
-
-
-class Upsampling(Open):
-    type: Optional[str] = None
-    mode: Optional[str] = None
-    scale_factor: Any = None
-    align_corners: Optional[StrictBool] = None
-    upsample_kernel: Any = None
-    up_kernel: Any = None
-    up_group: Any = None
-    encoder_kernel: Any = None
-    encoder_dilation: Any = None
-    compressed_channels: Any = None
-
-
-class RoILayer(Open):
-    """Of `RoIAlign` and `RoIPool` in `mmcv.ops`."""
-
-    type: str
-    output_size: Any = None
-    spatial_scale: Optional[float] = None
-    sampling_ratio: Optional[NotNegative] = None
-    pool_mode: Optional[Literal['avg', 'max']] = None
-    aligned: Optional[StrictBool] = None
-    use_torchvision: Optional[StrictBool] = None
-
-
-class Plugin(Closed):
-    cfg: Any
-    stages: Any = None
-    position: Any = None
-
-
-# The ends of a dict's path, without the numbers in lists, and `*` for any one name. The first that
-# fits counts.
-BY_PLACE: list[tuple[tuple[str, ...], type[BaseModel]]] = [
-    (tuple(place.split('.')), model)
-    for model, places in {
-        Environment: '^.env_cfg',
-        Multiprocessing: 'env_cfg.mp_cfg',
-        Distributed: 'env_cfg.dist_cfg',
-        Randomness: '^.randomness',
-        AutoScaleLR: '^.auto_scale_lr',
-        CustomImports: '^.custom_imports',
-        DefaultHooks: '^.default_hooks',
-        Dataloader: '^.train_dataloader ^.val_dataloader ^.test_dataloader',
-        FilterCfg: 'filter_cfg',
-        DataPrefix: 'data_prefix',
-        MetaInfo: 'metainfo',
-        PadValue: 'pad_val',
-        ClipGrad: 'clip_grad',
-        CustomKey: 'custom_keys.*',
-        Paramwise: 'paramwise_cfg',
-        PanopticFusion: 'test_cfg.panoptic',
-        Suppression: 'nms',
-        Proposals: 'test_cfg.rpn train_cfg.rpn_proposal',
-        RPNTraining: 'train_cfg.rpn train_cfg.init train_cfg.refine',
-        RoITraining: 'train_cfg.rcnn',
-        RoITesting: 'test_cfg.rcnn',
-        DynamicRCNN: 'rcnn.dynamic_rcnn',
-        PrimeSample: 'isr carl',
-        TestTimeAugmentation: 'tta_cfg',
-        Transformer: 'encoder decoder transformer_decoder',
-        TransformerLayer: 'layer_cfg text_layer_cfg',
-        Attention: 'self_attn_cfg cross_attn_cfg cross_attn_text_cfg',
-        FeedForward: 'ffn_cfg',
-        PositionalEncoding: 'positional_encoding',
-        Upsampling: 'upsample_cfg',
-        RoILayer: 'roi_layer',
-        Plugin: 'plugins',
-        ModelTraining: 'model.train_cfg detector.train_cfg *_head.train_cfg',
-        ModelTesting: 'model.test_cfg detector.test_cfg *_head.test_cfg',
-    }.items()
-    for place in places.split()
-]
-# Their `type` is no name of a registry.
-TYPE_IS_A_KEY = (ClipGrad, Suppression, RoILayer)
+    """Other keys are the user's own, unless one is a slip of a key of this dict."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def keys(base: type[BaseModel], untyped: str, **typed: Any) -> type[BaseModel]:
+    """A model with keys of any value, in one string, and keys of a type."""
+    fields = {**dict.fromkeys(untyped.split(), Any), **typed}
+    return create_model(
+        base.__name__,
+        __base__=base,
+        **{k: (Optional[kind], None) for k, kind in fields.items()},  # noqa: UP045 -- Python 3.9
+    )
+
+
+CLIP_GRAD = keys(  # torch.nn.utils.clip_grad_norm_ and clip_grad_value_
+    Closed,
+    'norm_type',
+    type=Literal['norm', 'value'],
+    max_norm=Factor,
+    clip_value=Factor,
+    error_if_nonfinite=Flag,
+    foreach=Flag,
+)
+SUPPRESSION = keys(  # mmcv.ops.batched_nms and what it calls
+    Closed,
+    'method',
+    type=str,
+    iou_threshold=Fraction,
+    iou_thr=Fraction,
+    score_threshold=Factor,
+    min_score=Factor,
+    sigma=Factor,
+    offset=NotNegative,
+    split_thr=Positive,
+    max_num=StrictInt,
+    class_agnostic=Flag,
+)
+ROI_LAYER = keys(  # RoIAlign and RoIPool in mmcv.ops
+    Open,
+    'output_size',
+    type=str,
+    spatial_scale=float,
+    sampling_ratio=StrictInt,
+    pool_mode=Literal['avg', 'max'],
+    aligned=Flag,
+    use_torchvision=Flag,
+)
+UPSAMPLING = keys(
+    Open,
+    'scale_factor upsample_kernel up_kernel up_group encoder_kernel encoder_dilation '
+    'compressed_channels',
+    type=str,
+    mode=str,
+    align_corners=Flag,
+)
+# Their `type` is no name of a registry, or the class gets more than these keys.
+TYPE_IS_A_KEY = (CLIP_GRAD, SUPPRESSION, ROI_LAYER, UPSAMPLING)
+
+SAMPLED_POINTS = dict(
+    num_points=Positive, oversample_ratio=Factor, importance_sample_ratio=Fraction
+)
+RUN = {
+    '^.env_cfg': keys(Closed, 'mp_cfg dist_cfg', cudnn_benchmark=Flag, resource_limit=Positive),
+    'env_cfg.mp_cfg': keys(
+        Closed,
+        '',
+        mp_start_method=Literal['fork', 'spawn', 'forkserver'],
+        opencv_num_threads=NotNegative,
+    ),
+    'env_cfg.dist_cfg': keys(Open, 'timeout', backend=str, init_backend=str),
+    '^.randomness': keys(Closed, '', seed=StrictInt, diff_rank_seed=Flag, deterministic=Flag),
+    '^.auto_scale_lr': keys(Closed, '', enable=Flag, base_batch_size=Positive),
+    '^.custom_imports': keys(Closed, 'imports', allow_failed_imports=Flag),
+    # Each is a hook by a name of the user's; these are MMEngine's and MMDetection's.
+    '^.default_hooks': keys(
+        Open,
+        'runtime_info timer sampler_seed logger param_scheduler checkpoint visualization '
+        'early_stopping ema',
+    ),
+    # torch.utils.data.DataLoader, and what Runner.build_dataloader takes out
+    '^.*_dataloader': keys(
+        Closed,
+        'dataset sampler batch_sampler collate_fn worker_init_fn multiprocessing_context',
+        batch_size=Positive,
+        num_workers=NotNegative,
+        num_batch_per_epoch=Positive,
+        prefetch_factor=Positive,
+        timeout=Factor,
+        pin_memory_device=str,
+        persistent_workers=Flag,
+        pin_memory=Flag,
+        drop_last=Flag,
+        in_order=Flag,
+    ),
+    'filter_cfg': keys(Closed, '', filter_empty_gt=Flag, min_size=Factor, bbox_min_size=Factor),
+    'data_prefix': keys(Open, 'img img_path seg seg_map_path anno sub_data_root'),
+    'metainfo': keys(Open, 'classes palette base_classes novel_classes'),
+    'pad_val': keys(Closed, 'img seg masks'),
+    'clip_grad': CLIP_GRAD,
+    'custom_keys.*': keys(Closed, '', lr_mult=Factor, decay_mult=Factor),
+    # Open, since constructors of optimizers have keys of their own.
+    'paramwise_cfg': keys(
+        Open,
+        'decay_type no_decay',
+        custom_keys=dict,
+        lr_mult=dict,
+        bias_lr_mult=Factor,
+        bias_decay_mult=Factor,
+        norm_decay_mult=Factor,
+        dwconv_decay_mult=Factor,
+        flat_decay_mult=Factor,
+        dcn_offset_lr_mult=Factor,
+        decay_rate=Factor,
+        num_layers=Positive,
+        bypass_duplicate=Flag,
+    ),
+}
+MODEL_TRAINING = keys(
+    Closed,
+    'rpn rpn_proposal rcnn assigner sampler initial_epoch initial_assigner reg_assigner '
+    'cls_assigner ga_assigner ga_sampler center_ratio ignore_ratio init refine isr carl '
+    'gaussian_iou neg_pos_ratio smoothl1_beta use_giou use_focal alpha beta gamma',
+    allowed_border=Number,
+    pos_weight=Number,
+    debug=Flag,
+    **SAMPLED_POINTS,
+)
+MODEL_TESTING = keys(
+    Closed,
+    'rpn rcnn nms nms_cfg conf_thr iou_thr top_k topk local_maximum_kernel corner_topk '
+    'distance_threshold mask_thr mask_thr_binary filter_thr kernel sigma panoptic max_text_len '
+    'crop_size stride',
+    nms_pre=StrictInt,
+    min_bbox_size=Number,
+    score_thr=Fraction,
+    max_per_img=StrictInt,
+    chunked_size=StrictInt,
+    multi_label=Flag,
+    with_nms=Flag,
+    score_voting=Flag,
+    # MaskFormer
+    panoptic_on=Flag,
+    semantic_on=Flag,
+    instance_on=Flag,
+    filter_low_score=Flag,
+    max_per_image=Positive,
+    object_mask_thr=Fraction,
+    mode=Literal['whole', 'slide'],  # MMSegmentation
+)
+PROPOSALS = keys(
+    Closed,
+    'nms nms_thr',
+    nms_pre=StrictInt,
+    nms_post=StrictInt,
+    max_per_img=StrictInt,
+    max_num=StrictInt,
+    min_bbox_size=Number,
+    nms_across_levels=Flag,
+)
+ASSIGNMENT = keys(
+    Closed,
+    'assigner sampler ga_assigner ga_sampler center_ratio ignore_ratio',
+    allowed_border=Number,
+    pos_weight=Number,
+    debug=Flag,
+)
+ATTENTION = keys(
+    Open,
+    'dropout_layer norm_cfg init_cfg value_proj_ratio',
+    embed_dims=Positive,
+    num_heads=Positive,
+    num_levels=Positive,
+    num_points=Positive,
+    im2col_step=Positive,
+    attn_drop=Fraction,
+    proj_drop=Fraction,
+    dropout=Fraction,
+    batch_first=Flag,
+    cross_attn=Flag,
+    qkv_bias=Flag,
+)
+TRANSFORMER = keys(
+    Open,
+    'layer_cfg text_layer_cfg fusion_layer_cfg post_norm_cfg init_cfg query_dim query_scale_type '
+    'with_modulated_hw_attn',
+    num_layers=Positive,
+    num_cp=StrictInt,
+    return_intermediate=Flag,
+)
+LAYER = keys(Open, 'self_attn_cfg cross_attn_cfg cross_attn_text_cfg ffn_cfg norm_cfg init_cfg')
+PRIME_SAMPLE = keys(Closed, '', k=Number, bias=Number)
+MODEL = {
+    'model.train_cfg': MODEL_TRAINING,
+    'detector.train_cfg': MODEL_TRAINING,
+    '*_head.train_cfg': MODEL_TRAINING,
+    'model.test_cfg': MODEL_TESTING,
+    'detector.test_cfg': MODEL_TESTING,
+    '*_head.test_cfg': MODEL_TESTING,
+    'train_cfg.rpn': ASSIGNMENT,
+    'train_cfg.init': ASSIGNMENT,
+    'train_cfg.refine': ASSIGNMENT,
+    'train_cfg.rpn_proposal': PROPOSALS,
+    'test_cfg.rpn': PROPOSALS,
+    'train_cfg.rcnn': keys(
+        Closed,
+        'assigner sampler mask_size mask_thr_binary isr carl dynamic_rcnn',
+        pos_weight=Number,
+        debug=Flag,
+        pos_radius=Positive,
+        max_num_grid=Positive,
+        **SAMPLED_POINTS,
+    ),
+    'test_cfg.rcnn': keys(
+        Closed,
+        'nms',
+        score_thr=Fraction,
+        max_per_img=StrictInt,
+        mask_thr_binary=Number,
+        min_bbox_size=Number,
+        subdivision_steps=Positive,
+        subdivision_num_points=Positive,
+        scale_factor=Number,
+    ),
+    'rcnn.dynamic_rcnn': keys(
+        Closed, 'iou_topk beta_topk update_iter_interval initial_iou initial_beta'
+    ),
+    'isr': PRIME_SAMPLE,
+    'carl': PRIME_SAMPLE,
+    'test_cfg.panoptic': keys(Closed, '', mask_overlap=Fraction, stuff_area_limit=NotNegative),
+    'tta_cfg': keys(Open, 'nms', max_per_img=StrictInt),
+    'nms': SUPPRESSION,
+    'dqs_cfg': SUPPRESSION,
+    'roi_layer': ROI_LAYER,
+    'plugins': keys(Closed, 'cfg stages position'),
+    'upsample_cfg': UPSAMPLING,
+    # DETR and its kin, Mask2Former
+    'encoder': TRANSFORMER,
+    'decoder': TRANSFORMER,
+    'transformer_decoder': TRANSFORMER,
+    'layer_cfg': LAYER,
+    'text_layer_cfg': LAYER,
+    'self_attn_cfg': ATTENTION,
+    'cross_attn_cfg': ATTENTION,
+    'cross_attn_text_cfg': ATTENTION,
+    'ffn_cfg': keys(
+        Open,
+        'act_cfg dropout_layer init_cfg layer_scale_init_value',
+        embed_dims=Positive,
+        feedforward_channels=Positive,
+        num_fcs=Positive,
+        ffn_drop=Fraction,
+        add_identity=Flag,
+    ),
+    'positional_encoding': keys(
+        Open,
+        'temperature scale eps offset row_num_embed col_num_embed num_embed init_cfg',
+        num_feats=Positive,
+        normalize=Flag,
+    ),
+}
+# Places are the ends of a dict's path without the numbers in lists; `^` is the top of the config,
+# `*` stands for any letters. The first that fits counts.
+BY_PLACE = {tuple(place.split('.')): model for place, model in {**RUN, **MODEL}.items()}
