@@ -1,19 +1,19 @@
 # Cardiac MR in COCO JSON: data_root holds train.json, val.json and the folder images/.
 # Set data_root by the environment variable CMR_DATA or by --cfg-options data_root=...;
-# SwinExtRunner hands it to the data sets below.
+# SwinExtRunner hands it to the data sets below, and image_scale to the transforms that resize.
 data_root = '{{$CMR_DATA:data/cmr_phantom}}'
 image_scale = (800, 800)
 
 train_pipeline = [
     dict(type='LoadCMRImage'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.8, 1.2), keep_ratio=True),
+    dict(type='RandomResize', ratio_range=(0.8, 1.2), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadCMRImage'),
-    dict(type='Resize', scale=image_scale, keep_ratio=True),
+    dict(type='Resize', keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
