@@ -26,6 +26,7 @@ from swin_ext.coco.checks import (
 )
 from swin_ext.coco.rle_check import covered_pixels
 from swin_ext.images.reading import ImageReadError, read_frame
+from swin_ext.utils.errors import UserError
 
 # Contours drawn on sub-pixel grids may end a fraction of a pixel outside the image.
 BOX_TOLERANCE_PX = 1.0
@@ -35,7 +36,7 @@ MAX_DECODED_MASKS = 20000
 PIL_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A data set, or one of its files or annotations, cannot be used."""
 
 

@@ -11,12 +11,15 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, save_checkpoint
 
 from swin_ext.checkpoint.resume import checkpoint_to_resume
 from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unfinished
 from swin_ext.engine.checkpoint_loading import load_checkpoint
+from swin_ext.engine.terminal import keep_short
+from swin_ext.engine.test_folder import folder_of_run
 
 
 @RUNNERS.register_module()
@@ -35,6 +38,7 @@ class SwinExtRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
+        cfg.work_dir = folder_of_run(cfg)
         for split in ('train', 'val', 'test'):
             dataloader = cfg.get(f'{split}_dataloader')
             if dataloader and 'data_root' in cfg:
@@ -47,6 +51,11 @@ class SwinExtRunner(Runner):
                 if 'total_steps' in scheduler and scheduler.get('by_epoch', True):
                     scheduler.total_steps = cfg.max_epochs
         return super().from_cfg(cfg)
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        keep_short(logger)
+        return logger
 
     def build_optim_wrapper(self, optim_wrapper):
         # BackboneFreezeHook: the optimizer takes the parameters that are trainable by now.
