@@ -1,10 +1,13 @@
-"""mmdet's training script, for `mim train swin_ext CONFIG`, which finds CONFIG in this package."""
+"""mmdet's training script, for `mim train swin_ext CONFIG`, which finds CONFIG in this package.
 
-import runpy
+Errors that a user can mend end with a short block; SWIN_EXT_TRACEBACK=1 shows the traceback, too.
+"""
+
+import os
 from pathlib import Path
 
-import mmdet
-
 if __name__ == '__main__':
-    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / Path(__file__).name
-    runpy.run_path(str(script), run_name='__main__')
+    os.environ['SWIN_EXT_LIGHT'] = '1'  # --help needs no mmdet
+    from swin_ext.utils.upstream_script import run_mmdet_script
+
+    run_mmdet_script(Path(__file__).name)

@@ -7,9 +7,12 @@ from swin_ext.engine.optim import (
     WarmupStepLR,
 )
 from swin_ext.engine.runner import SwinExtRunner
+from swin_ext.engine.terminal import is_first_to_tell, log_traceback
 from swin_ext.engine.upstream_patches import patch_mmengine
+from swin_ext.utils.program import install_excepthook
 
 patch_mmengine()
+install_excepthook(log_traceback, is_first_to_tell)
 
 __all__ = [
     'AdaptCheckpointHook',

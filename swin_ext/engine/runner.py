@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast, master_only
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, join_path
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, save_checkpoint
@@ -23,6 +24,8 @@ from swin_ext.engine.checkpoint_saving import collect_checkpoint
 from swin_ext.engine.errors import SettingError
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.schedules import Schedules
+from swin_ext.engine.terminal import keep_short
+from swin_ext.engine.test_folder import folder_of_run
 from swin_ext.utils.ranks import on_all_ranks, on_main_process
 
 
@@ -44,6 +47,7 @@ class SwinExtRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
+        cfg.work_dir = folder_of_run(cfg)
         for split in ('train', 'val', 'test'):
             dataloader = cfg.get(f'{split}_dataloader')
             if dataloader and 'data_root' in cfg:
@@ -56,6 +60,11 @@ class SwinExtRunner(Runner):
                 if 'total_steps' in scheduler and scheduler.get('by_epoch', True):
                     scheduler.total_steps = cfg.max_epochs
         return super().from_cfg(cfg)
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        keep_short(logger)
+        return logger
 
     def build_optim_wrapper(self, optim_wrapper):
         """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`)."""

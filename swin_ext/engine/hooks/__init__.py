@@ -10,6 +10,7 @@ from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossHook
 from swin_ext.engine.hooks.progress_bar_hook import ProgressBarHook
 from swin_ext.engine.hooks.results_table_hook import ResultsTableHook
 from swin_ext.engine.hooks.sample_predictions_hook import SamplePredictionsHook
+from swin_ext.engine.hooks.terminal_logger_hook import TerminalLoggerHook
 
 __all__ = [
     'AdaptCheckpointHook',
@@ -24,4 +25,5 @@ __all__ = [
     'ResultsTableHook',
     'ResumableEarlyStoppingHook',
     'SamplePredictionsHook',
+    'TerminalLoggerHook',
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import weakref
+from typing import TextIO
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -18,30 +20,35 @@ class ProgressBarHook(Hook):
 
     The time left is estimated from all iterations since the start, validations included. Log lines
     appear above the bar. There is none on ranks other than 0 and where the log does not go to a
-    terminal: there, the lines of `LoggerHook` say the same.
+    terminal: there, the lines of `LoggerHook` say the same. The terminal is given back however the
+    training ends.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self):
         self._bar = None
+        self._give_back = None
 
     def before_train(self, runner: Runner) -> None:
-        self._handler = terminal_handler(runner.logger)
-        if self._handler is None or not is_main_process():
+        self.close()
+        handler = terminal_handler(runner.logger)
+        if handler is None or not is_main_process():
             return
-        self._terminal = self._handler.stream
-        self._handler.setStream(DummyTqdmFile(self._terminal))  # prints above the bar
+        terminal = handler.stream
         self._bar = tqdm(
             total=runner.max_iters,
             initial=runner.iter,
             desc='train',
-            file=self._terminal,
+            file=terminal,
             unit='it',
             dynamic_ncols=True,
             smoothing=0,
             mininterval=0.25,
         )
+        handler.setStream(DummyTqdmFile(terminal))  # prints above the bar
+        # Runs once: when asked to, or when the hook is gone, or when Python ends.
+        self._give_back = weakref.finalize(self, give_back, handler, terminal, self._bar)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
@@ -77,10 +84,19 @@ class ProgressBarHook(Hook):
             self._bar.set_description('train')
 
     def after_train(self, runner: Runner) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
+
+    def close(self, runner: Runner | None = None) -> None:
+        """Leave the bar as it is and the terminal to others; calling it again changes nothing."""
+        if self._give_back is not None:
+            self._give_back()
             self._bar = None
-            self._handler.setStream(self._terminal)
+
+
+def give_back(handler: logging.StreamHandler, terminal: TextIO, bar: tqdm) -> None:
+    handler.setStream(terminal)
+    bar.disable = False  # it is while metrics print, and would not end its line
+    bar.close()
 
 
 def terminal_handler(logger: logging.Logger) -> logging.StreamHandler | None:
