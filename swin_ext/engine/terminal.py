@@ -14,7 +14,7 @@ import torch.distributed
 from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
 
-import swin_ext
+from swin_ext.version import __version__
 
 # How messages begin that are in the log file alone, for nobody reads them as they pass by.
 LOG_FILE_ONLY = (
