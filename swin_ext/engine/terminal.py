@@ -14,8 +14,6 @@ import torch.distributed
 from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
 
-from swin_ext.version import __version__
-
 # How messages begin that are in the log file alone, for nobody reads them as they pass by.
 LOG_FILE_ONLY = (
     '\n' + '-' * 60 + '\nSystem environment:',
@@ -88,7 +86,7 @@ def log_warnings(logger: logging.Logger) -> Callable[[], None]:
 def is_upstream(filename: str) -> bool:
     """Whether a source file is of Python or an installed package other than this one."""
     path = Path(filename).resolve()
-    if Path(swin_ext.__file__).resolve().parent in path.parents:
+    if Path(__file__).resolve().parents[1] in path.parents:
         return False
     libraries = {Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES}
     return filename.startswith('<') or not libraries.isdisjoint(path.parents)
