@@ -37,7 +37,7 @@ def describe_run(runner: Runner, mode: str) -> str:
         lines['weights'] = runner._load_from or 'random: no checkpoint is given'
     classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes', ())
     if classes:
-        lines['classes'] = f'{len(classes)}: {_shortened(classes)}'
+        lines['classes'] = f'{_shortened(classes)} ({len(classes)})'
     lines['model'] = _model(runner)
     lines['device'] = _device()
     lines['outputs'] = runner.work_dir
@@ -92,7 +92,7 @@ def _validations(loop: BaseLoop) -> str:
 def _length(runner: Runner) -> str:
     text = f'{runner.max_iters} iterations'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        text += f' in {runner.max_epochs} epochs'
+        text += f' (max_epochs={runner.max_epochs})'
     return text
 
 
