@@ -35,7 +35,7 @@ def describe_run(runner: Runner, mode: str) -> str:
     else:
         lines[mode] = _images(loader)
         lines['weights'] = runner._load_from or 'random: no checkpoint is given'
-    classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes', ())
+    classes = classes_of(loader)
     if classes:
         lines['classes'] = f'{_shortened(classes)} ({len(classes)})'
     lines['model'] = _model(runner)
@@ -67,6 +67,11 @@ def describe_figures(figures: dict[str, float], classes: Sequence[str]) -> str:
     left_out = len(rows) - MAX_CLASSES
     text = f'{line}\n' + to_markdown([heading, *rows[:MAX_CLASSES], mean])
     return text if left_out <= 0 else f'{text}\n({left_out} more classes are in the log file)'
+
+
+def classes_of(loader: DataLoader) -> Sequence[str]:
+    """Names of the classes of a data set; none if it does not tell."""
+    return (getattr(loader.dataset, 'metainfo', None) or {}).get('classes', ())
 
 
 def _number(value) -> str:

@@ -133,8 +133,7 @@ def run_program(statement, as_tool=True, hooks='()', **env):
     done = subprocess.run(
         [sys.executable, '-c', code],
         env=dict(env, SWIN_EXT_LIGHT='1', PYTHONPATH=':'.join(sys.path)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     return done.returncode, done.stdout, done.stderr
