@@ -7,7 +7,7 @@ from setuptools import Distribution, find_packages, setup
 # Not a standard-library import: setuptools puts its own distutils in this place.
 from distutils.command.install_data import install_data  # isort: skip
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 
 
 def read_requirements(name):
@@ -32,7 +32,26 @@ class InstallIntoSitePackages(install_data):
 
     Normal and editable wheels both copy `data_files`, so this brings mmcv/_ext.py into either,
     and pip records and removes it.
+
+    MIM looks for configs and tools in site-packages/swin_ext/.mim, which an editable install does
+    not have. It gets files there that lead to those of the checkout; Python still imports the
+    checkout's swin_ext, for a folder without `__init__.py` comes after any package with one.
     """
+
+    LEAD_TO = {
+        'configs': '_base_ = [{path!r}]\n',
+        'tools': "import runpy\n\nrunpy.run_path({path!r}, run_name='__main__')\n",
+    }
+
+    def run(self):
+        super().run()
+        if self.distribution.get_command_obj('editable_wheel', create=False):
+            for folder, text in self.LEAD_TO.items():
+                for path in (ROOT / folder).rglob('*.py'):
+                    file = Path(self.install_dir, 'swin_ext', '.mim', path.relative_to(ROOT))
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(text.format(path=str(path)), encoding='utf-8')
+                    self.outfiles.append(str(file))
 
     def finalize_options(self):
         super().finalize_options()

@@ -1,7 +1,9 @@
 """The commands of the README, run as a user does: from another directory, in new processes."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmengine.config import Config
@@ -22,17 +25,34 @@ NANO = CONFIGS / 'mask_rcnn_swin-nano_cmr.py'
 FLAGSHIP = CONFIGS / 'mask_rcnn_swin-s_cmr.py'
 
 
-def mim(command, config, *args, cwd, options=(), check=True):
+def mim(command, config, *args, cwd, options=(), check=True, on_terminal=False):
     """Run a MIM command; return its exit status and output."""
     call = [sys.executable, '-m', 'mim', command, 'mmdet', str(config), *map(str, args)]
     call += ['--cfg-options', *options] if options else []
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    done = subprocess.run(
-        call, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return run(call, cwd, check, on_terminal)
+
+
+def run(call, cwd, check=True, on_terminal=False):
+    """Run a command; its output, with that to stderr, goes to a pipe or a terminal."""
+    reading, writing = pty.openpty() if on_terminal else os.pipe()
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    # Of pytest, whose process is no terminal; and wide enough for no line to be cut.
+    env.update(COLUMNS='400', TERM='xterm')
+    process = subprocess.Popen(call, cwd=cwd, env=env, stdout=writing, stderr=writing)
+    os.close(writing)
+    output = b''
+    with contextlib.suppress(OSError), open(reading, 'rb', buffering=0) as file:
+        while part := file.read(4096):  # a terminal that was closed ends with an OSError
+            output += part
+    done = subprocess.CompletedProcess(call, process.wait(), output.decode().replace('\r\n', '\n'))
     if check:
         assert done.returncode == 0, done.stdout[-3000:]
     return done
+
+
+def log_file(work_dir) -> str:
+    """The log file of the last run in a work directory."""
+    return max(Path(work_dir).glob('2*/2*.log')).read_text()
 
 
 def validation_figures(log: str) -> list[dict]:
@@ -58,9 +78,10 @@ class Training:
             'default_hooks.checkpoint.interval=4',
             'default_hooks.logger.interval=1',
         ]
-        self.log = mim(
+        self.terminal = mim(
             'train', NANO, '--work-dir', self.work_dir, cwd=root, options=self.options
         ).stdout
+        self.log = log_file(self.work_dir)
         (self.best,) = self.work_dir.glob('best_coco_segm_mAP_iter_*.pth')
 
 
@@ -80,18 +101,18 @@ def test_training_logs_saves_and_draws(training):
 
 def test_best_checkpoint_reproduces_its_validation_exactly(training):
     iteration = int(re.search(r'iter_(\d+)', training.best.name)[1])
-    folder = training.root / 'test'
-    log = mim(
+    folder = training.work_dir / 'test'
+    # Without --work-dir, a test writes beside its checkpoint.
+    terminal = mim(
         'test',
         NANO,
         '--checkpoint',
         training.best,
-        '--work-dir',
-        folder,
         cwd=training.root,
         options=[*training.options[:1], f'test_evaluator.0.outfile_prefix={folder}/pred'],
     ).stdout
-    (figures,) = validation_figures(log)
+    assert not (training.root / 'work_dirs').exists()
+    (figures,) = validation_figures(log_file(folder))
     assert figures == validation_figures(training.log)[iteration // 2 - 1]
     # 6 for boxes, 6 for masks and 4 per class; 4 for the mean of the classes and 6 per class
     assert sum('coco/' in key for key in figures) == 24 and len(figures) == 24 + 22
@@ -99,7 +120,7 @@ def test_best_checkpoint_reproduces_its_validation_exactly(training):
     written = json.loads((folder / 'results.json').read_text())
     assert written.keys() == figures.keys()
     assert written['coco/segm_mAP'] == pytest.approx(float(figures['coco/segm_mAP']), abs=5.1e-5)
-    assert (folder / 'results.md').read_text() in log
+    assert (folder / 'results.md').read_text() in terminal
     assert len(json.loads((folder / 'pred.segm.json').read_text())) > 0
     assert (folder / 'cmr_slices.csv').exists() and (folder / 'cmr_boxplots.png').exists()
 
@@ -108,7 +129,7 @@ def test_resume_continues_from_the_last_checkpoint(training):
     resumed = training.root / 'resumed'
     shutil.copytree(training.work_dir, resumed)
     (resumed / 'last_checkpoint').write_text(str(resumed / 'iter_4.pth'))
-    log = mim(
+    terminal = mim(
         'train',
         NANO,
         '--work-dir',
@@ -116,10 +137,55 @@ def test_resume_continues_from_the_last_checkpoint(training):
         '--resume',
         cwd=training.root,
         options=training.options,
+        on_terminal=True,
     ).stdout
+    log = log_file(resumed)
     assert [int(i) for i in re.findall(r'Iter\(train\) \[(\d)/6\]', log)] == [5, 6]
+    assert [int(i) for i in re.findall(r'Iter\(train\) \[(\d)/6\]', terminal)] == [5, 6]
+    check_terminal(terminal)
+    assert re.search(r'\rtrain: +\d+%\|', terminal)
     # That of iteration 4 came after its checkpoint, so it is made again.
     assert validation_figures(log) == validation_figures(training.log)[1:]
+
+
+def check_terminal(output: str) -> None:
+    """What a user sees of a training: how it begins, what it repeats, and how long its lines are.
+
+    The lines of `pkg_resources` before that are of MIM and MMEngine, which are imported first.
+    """
+    lines = output.split('\n')
+    first = next(i for i, line in enumerate(lines) if 'Iter(train)' in line or '%|' in line)
+    assert first < 25, output
+    start = next(i for i, line in enumerate(lines) if 'Training of mask_rcnn' in line)
+    names = [line.split(':')[0].strip() for line in lines[start + 1 : start + 9]]
+    assert names == ['train', 'val', 'start', 'classes', 'model', 'device', 'outputs', 'log']
+    ours = '\n'.join(lines[start - 2 :])
+    for noise in ('Warning', 'FileClient', 'HardDisk', 'Hooks will', 'Exp name', 'Parameter group'):
+        assert noise not in ours
+    shown = [line.split('\r')[-1] for line in lines[start:]]
+    assert max(map(len, shown)) < 450
+    assert '| Myo   |' in ours and 'coco/segm_LV_precision' not in ours
+
+
+def test_the_terminal_of_a_training(training):
+    check_terminal(training.terminal)
+    assert '%|' not in training.terminal and '\r' not in training.terminal  # bars are for terminals
+    assert training.terminal.count('Validation after iteration') == 3
+    for content in ('System environment:', 'custom_hooks = [', 'Hooks will', 'segm_LV_precision'):
+        assert content in training.log
+
+
+def test_a_wrong_path_is_what_the_terminal_ends_with(tmp_path):
+    """Run as MIM runs it, whose own traceback comes below."""
+    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    call = [sys.executable, str(script), str(NANO), '--cfg-options', 'data_root=nowhere']
+    done = run(call, tmp_path, check=False)
+    assert done.returncode == 1
+    end = done.stdout.rstrip().split('\n')[-8:]
+    (place,) = (i for i, line in enumerate(end) if line.startswith('Error: '))
+    assert 'nowhere/train.json does not exist' in end[place] and 'data_root' in end[place]
+    assert 'Traceback' not in done.stdout
+    assert 'Traceback' in log_file(tmp_path / 'work_dirs' / NANO.stem)
 
 
 def build_runner(training, config=NANO, **options):
@@ -169,7 +235,7 @@ def test_data_root_from_the_environment(training, monkeypatch):
 
 
 def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
-    log = mim(
+    mim(
         'train',
         FLAGSHIP,
         '--work-dir',
@@ -187,7 +253,8 @@ def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
             'train_dataloader.dataset.pipeline.2.scale=(96,96)',
             'val_dataloader.dataset.pipeline.1.scale=(96,96)',
         ],
-    ).stdout
+    )
+    log = log_file(training.root / 'flagship')
     losses = [float(loss) for loss in re.findall(r'  loss: ([\d.]+)', log)]
     assert len(losses) == 2 and losses[1] != losses[0]
     record = next((training.root / 'flagship').glob('*/vis_data/config.py')).read_text()

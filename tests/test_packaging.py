@@ -1,5 +1,6 @@
 """What a wheel of the package brings, normal and editable."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -45,9 +46,8 @@ def test_nothing_runs_when_python_starts(wheel):
 
 
 def test_configs_and_tools_are_where_mim_looks(wheel):
-    build, archive = wheel
-    if build == 'build_editable':
-        pytest.skip('an editable install uses the checkout')
+    """In an editable wheel, as files that lead to those of the checkout."""
+    _, archive = wheel
     for folder in ('configs', 'tools'):
         tracked = subprocess.run(
             ['git', '-C', ROOT, 'ls-files', f'{folder}/*.py'],
@@ -57,6 +57,43 @@ def test_configs_and_tools_are_where_mim_looks(wheel):
         ).stdout.split()
         assert tracked
         assert {f'swin_ext/.mim/{name}' for name in tracked} <= set(archive.namelist())
+
+
+MIM = """
+import sys
+import click
+click.echo = lambda text, **kwargs: print(text)
+from mim.commands.run import run
+run('swin_ext', 'train', other_args=('--help',))
+from mim.utils import get_installed_path, recursively_find
+from mmengine.config import Config
+root = get_installed_path('swin_ext')
+(path,) = recursively_find(root, 'mask_rcnn_swin-nano_cmr.py', followlinks=True)
+print(path, Config.fromfile(path).max_epochs)
+import swin_ext
+print(swin_ext.__file__)
+"""
+
+
+def test_mim_finds_configs_and_tools_of_an_editable_install(wheel, tmp_path):
+    build, archive = wheel
+    if build != 'build_editable':
+        pytest.skip('a normal install has them as files')
+    archive.extractall(tmp_path)
+    source = next(tmp_path.glob('*.pth')).read_text().strip()
+    # As site-packages, which comes before what its .pth files name.
+    path = [str(tmp_path), source, *sys.path]
+    output = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', MIM],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), SWIN_EXT_LIGHT='1'),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    assert f'Use the script {tmp_path}/swin_ext/.mim/tools/train.py' in output
+    assert f'{tmp_path}/swin_ext/.mim/configs/mask_rcnn_swin-nano_cmr.py 2\n' in output
+    assert output.splitlines()[-1] == f'{source}/swin_ext/__init__.py'
 
 
 def test_requires_mmcv_lite_or_the_compiled_mmcv_that_is_there(wheel):

@@ -35,9 +35,9 @@ def describe_run(runner: Runner, mode: str) -> str:
     else:
         lines[mode] = _images(loader)
         lines['weights'] = runner._load_from or 'random: no checkpoint is given'
-    classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes', ())
+    classes = classes_of(loader)
     if classes:
-        lines['classes'] = f'{len(classes)}: {_shortened(classes)}'
+        lines['classes'] = f'{_shortened(classes)} ({len(classes)})'
     lines['model'] = _model(runner)
     lines['device'] = _device()
     lines['outputs'] = runner.work_dir
@@ -69,6 +69,11 @@ def describe_figures(figures: dict[str, float], classes: Sequence[str]) -> str:
     return text if left_out <= 0 else f'{text}\n({left_out} more classes are in the log file)'
 
 
+def classes_of(loader: DataLoader) -> Sequence[str]:
+    """Names of the classes of a data set; none if it does not tell."""
+    return (getattr(loader.dataset, 'metainfo', None) or {}).get('classes', ())
+
+
 def _number(value) -> str:
     return f'{value:.4f}' if isinstance(value, float) else str(value)
 
@@ -92,7 +97,7 @@ def _validations(loop: BaseLoop) -> str:
 def _length(runner: Runner) -> str:
     text = f'{runner.max_iters} iterations'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        text += f' in {runner.max_epochs} epochs'
+        text += f' (max_epochs={runner.max_epochs})'
     return text
 
 

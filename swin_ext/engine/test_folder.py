@@ -19,7 +19,7 @@ def folder_of_run(cfg: Config) -> str:
     """
     work_dir = cfg.work_dir
     checkpoint = cfg.get('load_from')
-    if not (checkpoint and cfg.get('filename') and is_test_script()):
+    if not (checkpoint and cfg.filename and is_test_script()):
         return work_dir
     default = os.path.join('./work_dirs', Path(cfg.filename).stem)  # the rule of `test.py`
     if work_dir != default or option_is_given('--work-dir', sys.argv):

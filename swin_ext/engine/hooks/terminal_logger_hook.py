@@ -8,7 +8,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from swin_ext.engine.run_summary import describe_figures, describe_run
+from swin_ext.engine.run_summary import classes_of, describe_figures, describe_run
 from swin_ext.engine.terminal import log_file_only, log_warnings
 
 
@@ -44,8 +44,8 @@ class TerminalLoggerHook(LoggerHook):
             super().after_val_epoch(runner, metrics)
         if metrics:
             when = f' after iteration {runner.iter}' if is_training(runner) else ''
-            classes = runner.val_dataloader.dataset.metainfo.get('classes', ())
-            runner.logger.info(f'Validation{when}:  {describe_figures(metrics, classes)}')
+            figures = describe_figures(metrics, classes_of(runner.val_dataloader))
+            runner.logger.info(f'Validation{when}:  {figures}')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """The table of a test is that of `ResultsTableHook`."""

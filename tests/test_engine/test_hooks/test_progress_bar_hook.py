@@ -1,3 +1,4 @@
+import gc
 import io
 import logging
 import re
@@ -171,3 +172,34 @@ def test_rank_0_alone_has_a_bar(tmp_path):
     first, second = run_on_two_ranks(train_rank, tmp_path)
     assert '4/4 [' in first
     assert second == ''
+
+
+def test_a_run_that_dies_gives_the_terminal_back(tmp_path):
+    terminal = Terminal()
+    runner = make_runner(tmp_path, hooks=[ProgressBarHook()])
+    handler = use_terminal(runner, terminal)
+    (hook,) = (h for h in runner.hooks if isinstance(h, ProgressBarHook))
+    hook.before_train(runner)
+    hook._bar.disable = True  # as while metrics print
+    assert handler.stream is not terminal
+    hook.close(runner)
+    assert handler.stream is terminal and terminal.getvalue().endswith('\n')
+    hook.close(runner)
+    assert handler.stream is terminal
+
+
+def test_nothing_is_to_be_given_back_without_a_training():
+    ProgressBarHook().close()
+
+
+def test_the_terminal_is_given_back_with_the_hook(tmp_path):
+    terminal = Terminal()
+    runner = make_runner(tmp_path, hooks=[])
+    handler = use_terminal(runner, terminal)
+    hook = ProgressBarHook()
+    runner.register_hook(hook)
+    hook.before_train(runner)
+    runner.hooks.remove(hook)
+    del hook
+    gc.collect()
+    assert handler.stream is terminal
