@@ -1,5 +1,6 @@
 """Registers all that configs can name in MMEngine's registries, by importing it."""
 
-from swin_ext import datasets, engine, evaluation, models
+from swin_ext import datasets, engine, evaluation
+from swin_ext.models import swin
 
-__all__ = ['datasets', 'engine', 'evaluation', 'models']
+__all__ = ['datasets', 'engine', 'evaluation', 'swin']

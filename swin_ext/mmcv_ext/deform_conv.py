@@ -181,7 +181,39 @@ def _backward(
     grads = torch.ops.torchvision._deform_conv2d_backward(
         grad_output.to(tensors[0].dtype), *tensors, *settings, mask is not None
     )
-    return dict(zip(('input', 'weight', 'offset', 'mask', 'bias'), grads))
+    grads = dict(zip(('input', 'weight', 'offset', 'mask', 'bias'), grads))
+    # A sample at exactly -1 has the value 0 and, by continuity, either derivative. torchvision
+    # takes that towards the first pixel, mmcv that of the outside
+    # (dmcn_get_coordinate_weight of modulated_deform_conv_cuda_kernel.cuh).
+    outside = ~_is_inside(input, weight, tensors[2], settings)
+    grads['offset'] = grads['offset'].masked_fill(outside, 0)
+    return grads
+
+
+def _is_inside(input: Tensor, weight: Tensor, offset: Tensor, settings: tuple[int, ...]) -> Tensor:
+    """Whether samples are between -1 and the size of the map, exclusively, both (y, x).
+
+    Args:
+        offset: (N, groups * kernel height * kernel width * 2, H_out, W_out), in the dtype of the
+            kernel, which has the same positions.
+        settings: As of torchvision's kernel.
+
+    Returns:
+        Of the shape of `offset`; the two entries of a sample are equal.
+    """
+    strides, pads, dilations = settings[0:2], settings[2:4], settings[4:6]
+    kernel, sizes_out = weight.shape[2:], offset.shape[2:]
+    points = offset.view(len(offset), -1, *kernel, 2, *sizes_out)
+    inside = torch.ones((), dtype=torch.bool, device=offset.device)
+    for axis in range(2):
+        tap = torch.arange(kernel[axis], device=offset.device) * dilations[axis]
+        start = torch.arange(sizes_out[axis], device=offset.device) * strides[axis] - pads[axis]
+        # (kernel height, kernel width, H_out, W_out), two of them 1
+        base = tap.view((-1, 1) if axis == 0 else (1, -1))[..., None, None]
+        base = base + start.view((-1, 1) if axis == 0 else (1, -1))
+        position = base + points[:, :, :, :, axis]
+        inside = inside & (position > -1) & (position < input.shape[2 + axis])
+    return inside[:, :, :, :, None].expand_as(points).reshape(offset.shape)
 
 
 def _kernel_tensors(

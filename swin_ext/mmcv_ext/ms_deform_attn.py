@@ -50,7 +50,12 @@ def ms_deform_attn_backward(
             output = _attend(shape, *tensors)
         grads = torch.autograd.grad(output, tensors, grad_output)
         grad_value[:, pixels] = grads[0].to(grad_value)
-        grad_sampling_loc[:, :, :, level] = grads[1].to(grad_sampling_loc)
+        # A sample exactly one pixel outside has the value 0 and, by continuity, either derivative:
+        # `grid_sample` takes that towards the first pixel, mmcv that of the outside.
+        size = grads[1].new_tensor([shape[1], shape[0]])  # of (x, y)
+        position = tensors[1].detach() * size - 0.5
+        inside = ((position > -1) & (position < size)).all(dim=-1, keepdim=True)
+        grad_sampling_loc[:, :, :, level] = (grads[1] * inside).to(grad_sampling_loc)
         grad_attn_weight[:, :, :, level] = grads[2].to(grad_attn_weight)
 
 

@@ -220,6 +220,103 @@ def test_deformable_attention_same_as_pytorch_formula(device):
     )
 
 
+def sample_slopes(image, y, x):
+    """Derivatives by y and x of the bilinear sample of an image (C, H, W), as mmcv defines them.
+
+    Nothing outside of the open intervals (-1, H) and (-1, W) has any; at a pixel it is that
+    towards the next one.
+    """
+    channels, height, width = image.shape
+    if not (-1 < y < height and -1 < x < width):
+        return np.zeros(channels), np.zeros(channels)
+
+    def pixel(row, column):
+        inside = 0 <= row < height and 0 <= column < width
+        return image[:, row, column] if inside else np.zeros(channels)
+
+    row, column = math.floor(y), math.floor(x)
+    dy, dx = y - row, x - column
+    top = pixel(row, column), pixel(row, column + 1)
+    bottom = pixel(row + 1, column), pixel(row + 1, column + 1)
+    by_y = (1 - dx) * (bottom[0] - top[0]) + dx * (bottom[1] - top[1])
+    by_x = (1 - dy) * (top[1] - top[0]) + dy * (bottom[1] - bottom[0])
+    return by_y, by_x
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+@pytest.mark.parametrize('step', [1.0, 0.5, 0.3])  # of offsets: many samples at -1, H and W, or few
+@pytest.mark.parametrize('device', DEVICES)
+def test_deformable_convolution_offset_gradients_at_the_border(device, step, modulated):
+    rng = np.random.RandomState(6)
+    groups, kernel, stride, pad, dilation = 2, (2, 3), (2, 1), (1, 2), (1, 2)
+    image, weight = rng.randn(2, 4, 5, 6), rng.randn(3, 4, *kernel)
+    out_size = tuple(
+        (image.shape[2 + i] + 2 * pad[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    )
+    offset = step * rng.randint(-3, 4, (2, groups, *kernel, 2, *out_size))
+    mask = rng.rand(2, groups, *kernel, *out_size) if modulated else None
+    grad = rng.randn(2, 3, *out_size)
+
+    expected, num_at_border = np.zeros_like(offset), 0
+    for n, g, i, j, row, column in np.ndindex(2, groups, *kernel, *out_size):
+        y = row * stride[0] - pad[0] + i * dilation[0] + offset[n, g, i, j, 0, row, column]
+        x = column * stride[1] - pad[1] + j * dilation[1] + offset[n, g, i, j, 1, row, column]
+        num_at_border += -1 in (y, x)
+        chosen = slice(2 * g, 2 * g + 2)
+        slopes = sample_slopes(image[n, chosen], y, x)
+        by_channel = grad[n, :, row, column] @ weight[:, chosen, i, j]
+        if modulated:
+            by_channel = by_channel * mask[n, g, i, j, row, column]
+        for axis in range(2):
+            expected[n, g, i, j, axis, row, column] = by_channel @ slopes[axis]
+    assert num_at_border > 20 or step == 0.3
+
+    def tensor(array):
+        return torch.from_numpy(array).to(device).requires_grad_()
+
+    tensors = tensor(image), tensor(offset.reshape(2, -1, *out_size)), tensor(weight)
+    geometry = stride, pad, dilation, 1, groups
+    if modulated:
+        inputs, offsets, weights = tensors
+        masks = tensor(mask.reshape(2, -1, *out_size))
+        output = modulated_deform_conv2d(inputs, offsets, masks, weights, None, *geometry)
+    else:
+        output = deform_conv2d(*tensors, *geometry)
+    output.backward(torch.from_numpy(grad).to(device))
+    np.testing.assert_allclose(
+        tensors[1].grad.cpu().numpy().reshape(offset.shape), expected, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_deformable_attention_location_gradients_at_the_border(device):
+    rng = np.random.RandomState(7)
+    height, width = 4, 8  # so that locations of whole and half pixels have no rounding
+    value = rng.randn(1, height * width, 1, 3)
+    pixels = np.stack(
+        np.meshgrid(np.arange(-1.5, width + 1, 0.5), np.arange(-1.5, height + 1, 0.5)), axis=-1
+    ).reshape(-1, 2)  # (x, y)
+    locations = ((pixels + 0.5) / (width, height)).reshape(1, -1, 1, 1, 1, 2)
+    weights = rng.rand(1, len(pixels), 1, 1, 1)
+    grad = rng.randn(1, len(pixels), 3)
+
+    image = value[0, :, 0].T.reshape(3, height, width)
+    expected = np.zeros((len(pixels), 2))
+    for query, (x, y) in enumerate(pixels):
+        by_y, by_x = sample_slopes(image, y, x)
+        scale = weights[0, query, 0, 0, 0] * grad[0, query]
+        expected[query] = width * (scale @ by_x), height * (scale @ by_y)
+
+    inputs = [torch.from_numpy(x).to(device).requires_grad_() for x in (value, locations, weights)]
+    shapes, starts = torch.tensor([[height, width]]), torch.tensor([0])
+    output = MultiScaleDeformableAttnFunction.apply(
+        inputs[0], shapes.to(device), starts.to(device), *inputs[1:], 64
+    )
+    output.backward(torch.from_numpy(grad).to(device))
+    np.testing.assert_allclose(inputs[1].grad.cpu().numpy().reshape(-1, 2), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize('device', DEVICES)
 def test_gradients_in_float64(device):
     """Analytic against numerical gradients of every differentiable op."""

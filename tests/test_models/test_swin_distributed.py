@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from mmdet.models.backbones.swin import SwinTransformer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from swin_ext.engine.hooks.adapt_checkpoint_hook import remap_heads
+from swin_ext.checkpoint.matching import Adaptation
+from swin_ext.engine.hooks.adapt_checkpoint_hook import adapt_classes
 from swin_ext.models import SwinBackbone
 from two_ranks import run_on_two_ranks
 
@@ -30,6 +29,17 @@ class Detector(nn.Module):
     def forward(self, images):
         maps = self.backbone(images)
         return sum(head(x).square().mean() for head, x in zip(self.heads, maps))
+
+
+class ClassHeads(nn.Module):
+    """A head under mmdet's names."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        head = nn.Module()
+        head.num_classes = num_classes
+        head.fc_cls = nn.Linear(4, num_classes + 1)
+        self.roi_head = nn.ModuleDict(dict(bbox_head=head))
 
 
 def make_detector(backbone_type=SwinBackbone, **kwargs):
@@ -90,7 +100,9 @@ def train_rank(rank, folder):
 
     torch.manual_seed(rank)  # diff_rank_seed=True of a config's `randomness`
     source = {'roi_head.bbox_head.fc_cls.weight': torch.ones(3, 4)}
-    results['heads'] = remap_heads(source, ['LV', 'RV'], ['RV', 'scar'], logging.getLogger('ddp'))
+    heads = ClassHeads(num_classes=2)
+    DistributedDataParallel(heads)  # as the runner does before it loads
+    results['heads'] = adapt_classes(source, heads, ['LV', 'RV'], ['RV', 'scar'], Adaptation())
 
     model = make_detector(SwinTransformer, frozen_stages=2)
     try:

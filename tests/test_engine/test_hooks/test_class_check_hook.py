@@ -4,6 +4,8 @@ import pytest
 from torch import nn
 
 from swin_ext.engine import ClassCheckHook
+from swin_ext.engine.hooks.class_check_hook import ClassListError
+from swin_ext.utils.errors import UserError
 from toy_loop import ToyLoop
 
 
@@ -59,3 +61,14 @@ def test_fine_tuning_may_start_from_other_classes():
     runner = make_runner(train=('LV', 'Myo'))
     ClassCheckHook().after_load_checkpoint(runner, checkpoint('person', 'cat', 'dog'))
     ClassCheckHook().after_load_checkpoint(runner, dict(meta={}))
+
+
+@pytest.mark.parametrize('part', ['backbone', 'teacher', 'rpn_head'])
+def test_parts_with_classes_of_their_own_are_left_alone(part):
+    runner = make_runner(train=('LV', 'Myo'))
+    runner.model[part] = nn.ModuleDict(dict(classifier=Head(1000)))
+    ClassCheckHook().before_run(runner)
+
+
+def test_errors_are_the_users():
+    assert issubclass(ClassListError, UserError) and issubclass(ClassListError, ValueError)

@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from swin_ext.models.swin import SwinBackbone
+from swin_ext.benchmarks import backbone
+from swin_ext.benchmarks import backbone_models as models
+from swin_ext.benchmarks import backbone_steps as steps
+from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
 from swin_ext.models.weights.fitting import match_to_model
 from swin_ext.models.weights.swin import convert_swin_state_dict
 
@@ -24,29 +27,38 @@ DEVICES = [
 ]
 
 
-@pytest.fixture
-def tool(load_tool, monkeypatch):
-    module = load_tool('benchmark_backbone')
-    monkeypatch.setitem(module.ARCHITECTURES, 'nano', NANO)
-    return module
+@pytest.fixture(autouse=True)
+def nano(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, 'nano', NANO)
+    monkeypatch.setattr(backbone, 'ARCHS', [*backbone.ARCHS, 'nano'])
+
+
+def test_names_are_those_that_the_modules_define():
+    assert backbone.PEERS == list(models.PEERS) == list(models.PACKAGES)
+    assert backbone.MODES == list(steps.STEPS)
+    assert backbone.PRECISIONS == list(steps.PRECISIONS)
+    v1 = [name for name in ARCHITECTURES if not name.startswith('v2-')]
+    assert backbone.ARCHS == v1
 
 
 @pytest.fixture
-def benchmark(tool, tmp_path):
+def benchmark(tmp_path):
     """Run the tool on a Swin of two million parameters and return its JSON."""
     path = tmp_path / 'new' / 'report.json'
 
     def run(*argv):
-        tool.main(['--arch', 'nano', '--batch', '1', '--device', 'cpu', '--json', str(path), *argv])
+        backbone.main(
+            ['--arch', 'nano', '--batch', '1', '--device', 'cpu', '--json', str(path), *argv]
+        )
         return json.loads(path.read_text())
 
     return run
 
 
-def build_peer(tool, name, size):
-    pytest.importorskip(tool.PACKAGES[name])
+def build_peer(name, size):
+    pytest.importorskip(models.PACKAGES[name])
     torch.manual_seed(0)
-    return tool.PEERS[name](NANO, size)
+    return models.PEERS[name](NANO, size)
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -112,7 +124,7 @@ def test_report(benchmark, device, tmp_path, capsys):
     ]
 
 
-def test_models_take_turns(tool, monkeypatch):
+def test_models_take_turns(monkeypatch):
     calls, clock = [], [0]
     durations = dict(a=1, b=10, c=100)
 
@@ -120,10 +132,10 @@ def test_models_take_turns(tool, monkeypatch):
         calls.append(name)
         clock[0] += durations[name]
 
-    monkeypatch.setattr(tool.time, 'perf_counter', lambda: clock[0])
-    steps = {name: partial(step, name) for name in durations}
+    monkeypatch.setattr(steps.time, 'perf_counter', lambda: clock[0])
+    turns = {name: partial(step, name) for name in durations}
     with tqdm(disable=True) as progress:
-        times = tool.time_in_turns(steps, 20, lambda: calls.append('sync'), progress)
+        times = steps.time_in_turns(turns, 20, lambda: calls.append('sync'), progress)
     assert times == {name: [duration] * 20 for name, duration in durations.items()}
     order = ''.join(calls[1::3])
     assert calls == [x for name in order for x in ('sync', name, 'sync')]
@@ -132,7 +144,7 @@ def test_models_take_turns(tool, monkeypatch):
     assert len(set(repeats)) > 3  # not always after the same one
 
 
-def test_what_a_step_does(tool, benchmark, monkeypatch):
+def test_what_a_step_does(benchmark, monkeypatch):
     """Each step of a recorded peer: its mode, gradients and precision."""
     seen = []
 
@@ -151,7 +163,7 @@ def test_what_a_step_does(tool, benchmark, monkeypatch):
                 maps[3].register_hook(lambda grad: seen.append(grad.unique().tolist()))
             return maps
 
-    monkeypatch.setitem(tool.PEERS, 'mmdet', lambda arch, size: Recorder(arch))
+    monkeypatch.setitem(models.PEERS, 'mmdet', lambda arch, size: Recorder(arch))
     benchmark('--sizes', '64', '--peers', 'mmdet', '--repeats', '1')
     one_by_mean = [1 / (192 * 2 * 2)]  # gradient of the mean over stage 4, to bf16's digits
     trained = [(True, True, False), one_by_mean] * 3
@@ -165,10 +177,10 @@ def test_what_a_step_does(tool, benchmark, monkeypatch):
 
 @pytest.mark.parametrize('name', ['mmdet', 'timm', 'torchvision', 'hf'])
 @pytest.mark.parametrize('size', [(64, 64), (33, 97)], ids='{0[0]}x{0[1]}'.format)
-def test_peers_do_the_same_work(tool, name, size):
-    peer = build_peer(tool, name, size)
+def test_peers_do_the_same_work(name, size):
+    peer = build_peer(name, size)
     own, images = SwinBackbone(arch=NANO), torch.randn(2, 3, *size)
-    tool.check_same_work(name, peer, own, images)
+    models.check_same_work(name, peer, own, images)
     with torch.no_grad():
         peer.train()
         trained = peer(images)
@@ -180,9 +192,9 @@ def test_peers_do_the_same_work(tool, name, size):
 
 @pytest.mark.parametrize('name', ['mmdet', 'timm', 'torchvision', 'hf'])
 @torch.no_grad()
-def test_peers_compute_the_same_maps(tool, name):
+def test_peers_compute_the_same_maps(name):
     """At a size that windows divide at each stage, where all agree on shifting."""
-    peer = build_peer(tool, name, (448, 448))
+    peer = build_peer(name, (448, 448))
     peer.eval()
     for key, parameter in peer.named_parameters():
         if not key.startswith('norms.'):  # those added to classifiers, which no converter knows
@@ -205,27 +217,27 @@ def test_peers_compute_the_same_maps(tool, name):
         ),
     ],
 )
-def test_other_work_is_refused(tool, benchmark, monkeypatch, capsys, kwargs, message):
+def test_other_work_is_refused(benchmark, monkeypatch, capsys, kwargs, message):
     def build(arch, size):
         peer = SwinBackbone(arch, **kwargs)
         if 'out_indices' in kwargs:  # as many parameters, fewer maps
             peer.unused = nn.LayerNorm(192)
         return peer
 
-    monkeypatch.setitem(tool.PEERS, 'mmdet', build)
+    monkeypatch.setitem(models.PEERS, 'mmdet', build)
     with pytest.raises(SystemExit):
         benchmark('--sizes', '64', '--peers', 'mmdet')
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_peer_that_cannot_run(tool, benchmark, monkeypatch, capsys):
+def test_peer_that_cannot_run(benchmark, monkeypatch, capsys):
     def build(arch, size):
         if size == (33, 33):
             raise RuntimeError('33 | 7 does\nnot go')
         return SwinBackbone(arch)
 
-    monkeypatch.setitem(tool.PEERS, 'timm', build)
-    monkeypatch.setattr(tool, 'find_missing', lambda peers: {})
+    monkeypatch.setitem(models.PEERS, 'timm', build)
+    monkeypatch.setattr(models, 'find_missing', lambda peers: {})
     report = benchmark(
         '--sizes',
         '33',
@@ -245,7 +257,7 @@ def test_peer_that_cannot_run(tool, benchmark, monkeypatch, capsys):
     assert '| timm | not run: RuntimeError: 33 / 7 does not go |' in capsys.readouterr().out
 
 
-def test_step_that_fails(tool):
+def test_step_that_fails():
     """A model that breaks off in training leaves the others' figures whole."""
 
     class Broken(nn.Linear):
@@ -257,7 +269,7 @@ def test_step_that_fails(tool):
     models = {name: nn.Sequential(Broken(2, 2)) for name in ('swin_ext', 'timm')}
     models['timm'] = nn.Sequential(nn.Linear(2, 2), nn.Unflatten(0, (1, 3)))
     with tqdm(disable=True, total=4) as progress:
-        results = tool.measure_case(
+        results = steps.measure_case(
             models, 'train', 'fp32', torch.randn(3, 2), torch.device('cpu'), 2, progress
         )
         assert progress.total == 2
@@ -285,7 +297,7 @@ def test_missing_peer_is_skipped(benchmark, monkeypatch, capsys):
     assert 'hf skipped: transformers cannot be imported' in capsys.readouterr().out
 
 
-def test_activation_bytes(tool):
+def test_activation_bytes():
     """Of y = exp(x W + b) and y * y, autograd keeps x, y (three times) and W, a parameter."""
     linear = nn.Linear(5, 7)
     x = torch.randn(3, 5, requires_grad=True)
@@ -294,26 +306,26 @@ def test_activation_bytes(tool):
         y = linear(x).exp()
         (y * y).sum().backward()
 
-    assert tool.activation_bytes(step, linear) == 4 * (3 * 5 + 3 * 7)
+    assert steps.activation_bytes(step, linear) == 4 * (3 * 5 + 3 * 7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_peak_cuda_bytes(tool):
+def test_peak_cuda_bytes():
     held = torch.empty(2**20, dtype=torch.uint8, device='cuda')
 
     def step():
         for _ in range(3):
             torch.empty(2**21, dtype=torch.uint8, device='cuda')
 
-    assert tool.peak_cuda_bytes(step) == 2**21
+    assert steps.peak_cuda_bytes(step) == 2**21
     assert len(held) == 2**20
 
 
 @pytest.fixture
-def small_detector(tool, tmp_path, monkeypatch):
+def small_detector(tmp_path, monkeypatch):
     path = tmp_path / 'detector.py'
     path.write_text(f"""
-_base_ = {str(tool.DETECTOR_CONFIG)!r}
+_base_ = {str(models.DETECTOR_CONFIG)!r}
 model = dict(
     neck=dict(out_channels=16),
     rpn_head=dict(in_channels=16, feat_channels=16),
@@ -323,7 +335,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=16),
         mask_head=dict(in_channels=16, conv_out_channels=16)))
 """)
-    monkeypatch.setattr(tool, 'DETECTOR_CONFIG', path)
+    monkeypatch.setattr(models, 'DETECTOR_CONFIG', path)
 
 
 @pytest.mark.usefixtures('small_detector')
@@ -347,9 +359,9 @@ def test_detector(benchmark):
 
 
 @pytest.mark.usefixtures('small_detector')
-def test_detectors_agree(tool):
-    detectors = tool.build_detectors(NANO, torch.device('cpu'))
-    batch = tool.make_detector_batch(detectors['swin_ext'], 2, (64, 64))
+def test_detectors_agree():
+    detectors = models.build_detectors(NANO, torch.device('cpu'))
+    batch = models.make_detector_batch(detectors['swin_ext'], 2, (64, 64))
     losses = []
     for detector in detectors.values():
         torch.manual_seed(0)
@@ -377,16 +389,16 @@ def test_detectors_agree(tool):
         ),
     ],
 )
-def test_argument_errors(tool, capsys, argv, message):
+def test_argument_errors(capsys, argv, message):
     with pytest.raises(SystemExit):
-        tool.main(argv)
+        backbone.main(argv)
     assert message in capsys.readouterr().err
 
 
-def test_threads(tool):
+def test_threads():
     before = torch.get_num_threads()
     try:
-        report = tool.main(
+        report = backbone.main(
             [
                 '--arch',
                 'nano',

@@ -4,14 +4,19 @@ import re
 import pytest
 import torch
 
-from swin_ext.models.swin import SwinBackbone
+from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
+from swin_ext.models.weights import command
 
 ARCH = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
 
 
 @pytest.fixture
-def convert(load_tool):
-    return load_tool('convert_swin_weights').main
+def convert():
+    return command.main
+
+
+def test_names_are_those_of_the_architectures():
+    assert command.ARCHS == list(ARCHITECTURES)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,131 @@
+"""Convert Swin weights of any origin into a state dict for SwinBackbone.
+
+    python tools/convert_swin_weights.py swin_small.safetensors checkpoints/swin_small.pth
+
+The source may come from mmdet, Microsoft, timm, torchvision, Hugging Face or Mask2Former, as a
+backbone, a classifier or a detector, of V1 or V2. Train from the result with
+
+    --cfg-options model.backbone.init_cfg.type=Pretrained \\
+        model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swin_ext.utils.errors import UserError
+from swin_ext.utils.files import replacing
+
+if TYPE_CHECKING:
+    from swin_ext.models.swin import SwinBackbone
+    from swin_ext.models.weights.swin import ConvertedWeights
+
+# Keys of `swin.ARCHITECTURES`, which takes seconds to import.
+ARCHS = ['tiny', 'small', 'base', 'large', 'v2-tiny', 'v2-small', 'v2-base']
+
+
+def build_backbone(
+    converted: ConvertedWeights, arch: str | None, window_size: int | None
+) -> SwinBackbone:
+    """Build the model to fit the weights to: theirs, but for what the user asks for.
+
+    Raises:
+        SwinWeightsError: If a window size is asked for that weights of Swin V2 do not depend on.
+    """
+    from swin_ext.models.swin import SwinBackbone
+    from swin_ext.models.weights.fitting import infer_architecture
+    from swin_ext.models.weights.recognition import SwinWeightsError
+
+    is_v2 = converted.format.endswith('-v2')
+    if is_v2 and window_size is not None:
+        raise SwinWeightsError(
+            f'these are weights of Swin V2 ({converted.format} format), which has no position bias '
+            'tables to resize: leave --window-size out, and give window_size (and '
+            'pretrained_window_sizes) to SwinBackbone'
+        )
+    weights = converted.state_dict
+    inferred = infer_architecture(weights)
+    patches = weights['patch_embed.projection.weight']  # (embed_dims, channels, patch, patch)
+    hidden = weights['stages.0.blocks.0.ffn.layers.0.0.weight']  # (mlp_ratio * dim, dim)
+    position = weights.get('absolute_pos_embed')  # (1, side**2, embed_dims)
+    side = 0 if position is None else round(position.shape[1] ** 0.5)
+    return SwinBackbone(
+        arch=arch or inferred['arch'],
+        in_channels=patches.shape[1],
+        patch_size=patches.shape[2],
+        window_size=window_size or inferred['window_size'],
+        mlp_ratio=hidden.shape[0] / hidden.shape[1],
+        qkv_bias=f'stages.0.blocks.0.attn.w_msa.{"q_bias" if is_v2 else "qkv.bias"}' in weights,
+        patch_norm='patch_embed.norm.weight' in weights,
+        use_abs_pos_embed=position is not None,
+        pretrain_img_size=side * patches.shape[2],
+    )
+
+
+def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('src', type=Path, help='.pth, .pt, .bin, .pkl or .safetensors file')
+    parser.add_argument('dst', type=Path, help='.pth file to write')
+    parser.add_argument(
+        '--arch',
+        choices=ARCHS,
+        help='insist on this size (default: whatever the source has)',
+    )
+    parser.add_argument(
+        '--window-size',
+        type=int,
+        metavar='TOKENS',
+        help='resize the position bias tables of V1 for windows of this side',
+    )
+    parser.add_argument(
+        '--hash',
+        action='store_true',
+        help='append the first 8 digits of the SHA-256 to the name of DST',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing DST')
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Convert one file and return the path of the result."""
+    parser, args = parse_args(argv)
+
+    import torch
+
+    from swin_ext.checkpoint.weight_files import read_checkpoint
+    from swin_ext.models.weights.fitting import match_to_model
+    from swin_ext.models.weights.recognition import SwinWeightsError
+    from swin_ext.models.weights.swin import convert_swin_state_dict
+
+    if args.window_size is not None and args.window_size < 1:
+        parser.error(f'--window-size is {args.window_size}: it must be positive')
+    dst = args.dst
+    try:
+        if not args.hash:  # else the name is not known yet
+            check_absent(dst, args.overwrite)
+        converted = convert_swin_state_dict(read_checkpoint(args.src))
+        backbone = build_backbone(converted, args.arch, args.window_size)
+        matched = match_to_model(converted, backbone.state_dict())
+        content = io.BytesIO()
+        torch.save(matched.state_dict, content)
+        if args.hash:
+            digest = hashlib.sha256(content.getbuffer()).hexdigest()
+            dst = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
+            check_absent(dst, args.overwrite)
+        with replacing(dst) as file:
+            file.write(content.getbuffer())
+    except (UserError, OSError, ImportError) as error:
+        where = f'{args.src}: ' if isinstance(error, SwinWeightsError) else ''
+        parser.error(f'{where}{error}')
+    print(matched.report())
+    print(f'wrote {dst}')
+    return dst
+
+
+def check_absent(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; give --overwrite to replace it')
