@@ -70,16 +70,18 @@ class Schedules:
         for scheduler, planned in zip(schedulers, self._planned):
             scheduler.load_state_dict(planned)
         # As ParamSchedulerHook does: schedules may build upon each other's values.
-        epoch_length = None
+        epoch_ends = range(0)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            epoch_length = len(runner.train_dataloader)
+            length = len(runner.train_dataloader)
+            epoch_ends = range(length, runner.epoch * length + 1, length)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # that no update is made between these steps
             for iteration in range(1, runner.iter + 1):
                 for scheduler in schedulers:
                     if not scheduler.by_epoch:
                         scheduler.step()
-                if epoch_length and iteration % epoch_length == 0:
+                # A checkpoint of an epoch's last iteration may be from before the epoch's end.
+                if iteration in epoch_ends:
                     for scheduler in schedulers:
                         if scheduler.by_epoch:
                             scheduler.step()

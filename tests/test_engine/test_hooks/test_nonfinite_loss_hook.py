@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from swin_ext.checkpoint.safe_reading import load_checkpoint_file
 from swin_ext.engine.hooks import NonFiniteLossHook
 from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossError
-from swin_ext.engine.optim.update_guard import UpdateGuard
+from swin_ext.engine.optim.update_guard import GuardedOptimWrapper, UpdateGuard
 from toy_detector import ToyDetector, ToyImages, make_runner
 from two_ranks import log_of, run_on_two_ranks
 
@@ -264,6 +264,19 @@ def test_gradients_that_are_not_finite_spoil_nothing(tmp_path, clip_grad, counts
     assert found == ['2', '6']
 
 
+def test_gradients_in_bfloat16_have_no_loss_scale_and_are_looked_at(tmp_path):
+    recorder = Recorder()
+    runner = make_runner(
+        tmp_path,
+        model=make_model_of_bad_gradients([105]),
+        hooks=[NonFiniteLossHook(), recorder],
+        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='bfloat16', optimizer=dict(ADAMW)),
+    )
+    runner.train()
+    assert all(t.isfinite().all() for step in recorder.weights for t in step.values())
+    assert runner.message_hub.get_info('nonfinite_losses') == 2
+
+
 def test_gradients_that_are_never_finite_stop_the_training(tmp_path):
     model = make_model_of_bad_gradients(range(100, 116))
     before = parameters(model)
@@ -395,6 +408,15 @@ def test_several_optimizers_are_refused(tmp_path):
 # Two processes: each rank has every second image, in batches of two
 
 
+def update_alone(rank: int) -> tuple[list, str | None]:
+    """A step for the gradients of this rank, which are infinite on the first."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    wrapper = GuardedOptimWrapper(torch.optim.SGD([parameter], lr=0.1))
+    wrapper.guards_updates = True
+    wrapper.update_params((InfiniteGradient.apply(parameter) if rank == 0 else parameter).sum())
+    return parameter.tolist(), wrapper.nonfinite
+
+
 def train_rank(rank, folder: Path) -> dict:
     results = {}
     for counts in (1, 2):
@@ -417,6 +439,7 @@ def train_rank(rank, folder: Path) -> dict:
         )
     except NonFiniteLossError as error:
         results['error'] = str(error)
+    results['agreed'] = update_alone(rank)
     results['checkpoint'] = (folder / 'stopped/nonfinite_loss/iter_3.pth').is_file()
     return results
 
@@ -433,6 +456,11 @@ def test_ranks_skip_together(ranks, counts):
     expected = train_plainly([1, 5], 8, counts)
     for rank in results:
         assert_same(rank[f'weights{counts}'], expected)
+
+
+def test_ranks_agree_on_gradients_that_are_their_own(ranks):
+    _, results = ranks
+    assert [rank['agreed'] for rank in results] == [([1.0, 1.0], 'gradients')] * 2
 
 
 def test_the_main_rank_logs_the_images_of_all(ranks):
