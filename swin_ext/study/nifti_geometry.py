@@ -256,7 +256,7 @@ def _unit_mm(
     if code in MM_PER_UNIT and fits(MM_PER_UNIT[code]):
         return MM_PER_UNIT[code]
     plausible = [other for other in (2, 1, 3) if fits(MM_PER_UNIT[other])]
-    name = UNIT_NAMES.get(code, f'unit code {code}')
+    name = UNIT_NAMES.get(code, f'unit {code}, which the standard does not know,')
     if not plausible:
         raise StudyError(
             f'its voxels of {rows:.4g} x {columns:.4g} (with {name}) are those of no cardiac image',
@@ -264,7 +264,7 @@ def _unit_mm(
             path,
         )
     notes.append(
-        f'its header says {name}, which is implausible for its voxels; '
+        f'its header says {name} for voxels of {rows:.4g} x {columns:.4g}, implausible for a heart; '
         f'{UNIT_NAMES[plausible[0]]} are taken'
     )
     return MM_PER_UNIT[plausible[0]]

@@ -125,6 +125,21 @@ def edit_dicom(path: Path, **elements) -> None:
     dataset.save_as(path, write_like_original=False)
 
 
+def contradict(folder: Path) -> None:
+    for path in folder.iterdir():
+        number = int(path.stem)
+        edit_dicom(path, TriggerTime=40 * number, TemporalPositionIdentifier=100 - number)
+
+
+def copy_in_place_and_time(path: Path) -> None:
+    for other in path.parent.iterdir():
+        edit_dicom(other, TriggerTime=40 * (int(other.stem) % 20))
+    write_dicom(path.with_name('919.dcm'), pixels_of(heart()), 919, 0.0, TriggerTime=40 * 19)
+    dataset = pydicom.dcmread(path.with_name('919.dcm'))
+    dataset.SeriesInstanceUID = pydicom.dcmread(path).SeriesInstanceUID
+    dataset.save_as(path.with_name('919.dcm'))
+
+
 def set_transfer_syntax(path: Path, uid: str) -> None:
     """The pixels stay uncompressed, whatever the header says from now on."""
     dataset = pydicom.dcmread(path)
@@ -145,6 +160,16 @@ IMAGE, LABEL = 'B/sa_ED.nii.gz', 'B/seg_sa_ED.nii.gz'
 DICOM, INNER = 'dicom/B/19.dcm', 'contours/B/IM-0001-0019-icontour-manual.txt'
 OUTER = INNER.replace('icontour', 'ocontour')
 PNG_IMAGE, PNG_MASK = 'images/B_00.png', 'masks/B_00.png'
+
+
+def save_colours(path: Path) -> None:
+    old = nibabel.load(path)
+    array = np.zeros(old.shape[:3], [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+    nibabel.save(nibabel.Nifti1Image(array, old.affine), path)
+
+
+def to_complex(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex64)
 
 
 def save_png(path: Path, array: np.ndarray) -> None:
@@ -280,6 +305,65 @@ BROKEN = [
         lambda p: edit_nifti(p, np.zeros_like),
         'no labelled voxel',
     ),
+    (
+        'nifti',
+        'NaN in the sform',
+        IMAGE,
+        lambda p: edit_header(p, srow_y=[0, np.nan, 0, 0]),
+        'sform has entries that are NaN',
+    ),
+    (
+        'nifti',
+        'NaN in the sform of the label',
+        LABEL,
+        lambda p: edit_header(p, srow_y=[0, np.nan, 0, 0]),
+        'sform has entries that are NaN',
+    ),
+    (
+        'nifti',
+        'sform against pixdim',
+        IMAGE,
+        lambda p: edit_header(p, srow_x=[2.5, 0, 0, 0]),
+        'pixdim says',
+    ),
+    (
+        'nifti',
+        'quaternion of no rotation',
+        IMAGE,
+        lambda p: edit_header(p, sform_code=0, quatern_b=7),
+        'qform|cannot be read',
+    ),
+    (
+        'nifti',
+        'sizes of no heart',
+        IMAGE,
+        lambda p: edit_nifti(p, affine=np.diag([1.25, 1250, 8, 1])),
+        'no cardiac image',
+    ),
+    (
+        'nifti',
+        'slices along the first axis',
+        IMAGE,
+        lambda p: edit_nifti(p, affine=np.diag([8, 1.25, 1.25, 1])),
+        'slices lie along axis 1',
+    ),
+    ('nifti', 'colour image', IMAGE, lambda p: save_colours(p), 'pixels cannot be read'),
+    ('nifti', 'colour label', LABEL, lambda p: save_colours(p), 'one real number per voxel'),
+    ('nifti', 'complex label', LABEL, lambda p: edit_nifti(p, to_complex), 'one real number'),
+    (
+        'nifti',
+        'no data type',
+        LABEL,
+        lambda p: edit_header(p, datatype=999),
+        'cannot be read as NIfTI',
+    ),
+    (
+        'nifti',
+        'more promised than there is',
+        LABEL,
+        lambda p: edit_header(p, dim=[4, 30000, 30000, 30000, 1, 1, 1, 1]),
+        'cannot be read|for a reason',
+    ),
     ('nifti', 'no label file', LABEL, lambda p: p.unlink(), 'no label file'),
     ('nifti', 'no image file', IMAGE, lambda p: p.unlink(), 'no image file'),
     (
@@ -347,6 +431,41 @@ BROKEN = [
         DICOM,
         lambda p: edit_dicom(p, SamplesPerPixel=3, PhotometricInterpretation='RGB'),
         'pixels cannot be read',
+    ),
+    (
+        'contours',
+        'orientation of no plane',
+        DICOM,
+        lambda p: edit_dicom(p, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]),
+        'perpendicular',
+    ),
+    (
+        'contours',
+        'position of two numbers',
+        DICOM,
+        lambda p: edit_dicom(p, ImagePositionPatient=[1, 2]),
+        'ImagePositionPatient is not 3 finite numbers',
+    ),
+    (
+        'contours',
+        'rescale slope that is empty',
+        DICOM,
+        lambda p: edit_dicom(p, RescaleSlope='', RescaleIntercept=0),
+        'pixels cannot be read|for a reason',
+    ),
+    (
+        'contours',
+        'contradicting times',
+        'dicom/B',
+        lambda p: contradict(p),
+        'TriggerTime and TemporalPositionIdentifier contradict',
+    ),
+    (
+        'contours',
+        'place and time of another image',
+        DICOM,
+        lambda p: copy_in_place_and_time(p),
+        'has the place and the TriggerTime of another',
     ),
     ('contours', 'no image', DICOM, lambda p: edit_dicom(p, Rows=None), 'no image'),
     ('contours', 'no image for a contour', DICOM, lambda p: p.unlink(), 'missing: numbers 19'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,11 @@ from cmr_files import (
     ES_NUMBERS,
     HEIGHT,
     WIDTH,
+    circle,
     heart,
     pixels_of,
     read_coco,
+    write_contour,
     write_contour_patient,
     write_dicom,
     write_segmentation,
@@ -26,9 +29,10 @@ from cmr_files import (
 from swin_ext.conversion import dicom
 from swin_ext.conversion.coco_writer import Settings
 from swin_ext.conversion.convert import Split, convert
-from swin_ext.conversion.study import LabelMap
+from swin_ext.conversion.study import ConversionError, LabelMap
 from swin_ext.images.reading import read_frame
 from swin_ext.study.dicom_headers import read_frames
+from swin_ext.study.errors import StudyWarning
 from swin_ext.study.stacks import build_stacks
 
 
@@ -225,3 +229,164 @@ def test_slices_are_numbered_along_the_normal_of_the_planes(tmp_path):
     }
     assert [numbers[id(frame)][0] for frame in frames] == [2, 0, 1, 0]
     assert [numbers[id(frame)][1] for frame in frames] == pytest.approx([8, 8, 8, 8])
+
+
+# Whole conversions of discs with a known volume; place and time alone are tested in test_study.
+RADII = (16, 12, 8, 12)  # ED is phase 0, ES phase 2
+
+
+# Observers' contours are filled by one rule or another; both are this close to the circle.
+FILL_TOLERANCE = 0.15
+
+
+def write_labelled(root: Path, number: int, z: float, radius: int, **tags):
+    """Image of 1.5 mm pixels, with the inner contour of a circle; returns the data set."""
+    write_contour(
+        root / 'contours' / 'A' / f'IM-0001-{number:04d}-icontour-manual.txt',
+        circle(HEIGHT / 2, WIDTH / 2, radius),
+    )
+    return write_dicom(
+        root / 'dicom' / 'A' / f'{number}.dcm',
+        pixels_of(heart()),
+        number,
+        z,
+        **dict(dict(PixelSpacing=[1.5, 1.5], phases=None), **tags),
+    )
+
+
+def cylinder_ml(radius: int, slices: int) -> float:
+    return slices * np.pi * radius**2 * 1.5**2 * 8 / 1000
+
+
+def volumes_ml(images: list[dict]) -> dict:
+    """Pixels times spacing times distance by phase: what a metric sums up of the JSON."""
+    volumes = {}
+    for image in images:
+        area = image['masks']['LV'].sum() * image['spacing_mm'] ** 2
+        phase = image.get('phase')
+        volumes[phase] = volumes.get(phase, 0) + area * image['slice_spacing_mm'] / 1000
+    return volumes
+
+
+@pytest.mark.parametrize('said', [None, 4])
+@pytest.mark.parametrize(
+    'number_of', [lambda z, p: 3 * p + z + 1, lambda z, p: 4 * z + p + 1], ids=['phase', 'slice']
+)
+def test_cines_numbered_phase_by_phase_or_slice_by_slice(tmp_path, number_of, said):
+    for z in range(3):
+        for phase, radius in enumerate(RADII):
+            write_labelled(tmp_path, number_of(z, phase), 8 * z, radius, phases=said)
+    volumes = volumes_ml(run(tmp_path, tmp_path / 'out', '1=LV'))
+    # 43.4 and 10.9 ml; numbers taken for another order gave a third of it.
+    assert volumes['ED'] == pytest.approx(cylinder_ml(16, 3), rel=FILL_TOLERANCE)
+    assert volumes['ES'] == pytest.approx(cylinder_ml(8, 3), rel=FILL_TOLERANCE)
+
+
+def test_contradicting_times_leave_the_study_out_by_name(tmp_path):
+    for z in range(3):
+        for phase, radius in enumerate(RADII):
+            write_labelled(
+                tmp_path,
+                4 * z + phase + 1,
+                8 * z,
+                radius,
+                TriggerTime=40 * phase,
+                TemporalPositionIdentifier=4 - phase,
+            )
+    with pytest.raises(ConversionError, match='TriggerTime and TemporalPositionIdentifier contra'):
+        run(tmp_path, tmp_path / 'out', '1=LV')
+
+
+def test_another_orientation_is_left_out_of_the_volume(tmp_path):
+    for z in range(2):
+        write_labelled(tmp_path, z + 1, 8 * z, 16)
+    write_labelled(tmp_path, 3, 0, 16, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    (volume,) = volumes_ml(run(tmp_path, tmp_path / 'out', '1=LV')).values()
+    assert volume == pytest.approx(cylinder_ml(16, 2), rel=FILL_TOLERANCE)
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert report['left_out'] == {
+        'labelled frames of another orientation, series or size than the stack': 1
+    }
+
+
+def test_a_missing_slice_keeps_its_number_and_is_said(tmp_path):
+    for number, z in enumerate((0, 8, 24), 1):
+        write_labelled(tmp_path, number, z, 16)
+    with pytest.warns(StudyWarning, match='the gap is not filled'):
+        images = run(tmp_path, tmp_path / 'out', '1=LV')
+    assert [image['slice'] for image in images] == [0, 1, 3]
+    (volume,) = volumes_ml(images).values()
+    assert volume == pytest.approx(cylinder_ml(16, 3), rel=FILL_TOLERANCE)
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert report['left_out'] == {'slices that are missing between others; gaps are not filled': 1}
+
+
+@pytest.mark.parametrize('said', [-8, 4, 16])
+def test_spacing_is_that_of_the_positions(tmp_path, said):
+    for z in range(3):
+        write_labelled(tmp_path, z + 1, 8 * z, 16, SpacingBetweenSlices=said, SliceThickness=6)
+    with pytest.warns(StudyWarning, match='SpacingBetweenSlices'):
+        images = run(tmp_path, tmp_path / 'out', '1=LV')
+    assert {image['slice_spacing_mm'] for image in images} == {8}
+
+
+def test_ed_and_es_are_compared_on_the_slices_that_both_have(tmp_path):
+    """ED on 8 slices, ES on 4 basal ones; a median over all would exchange them."""
+    for z in range(8):
+        write_labelled(tmp_path, 2 * z + 1, 8 * z, 17 - 2 * z, TriggerTime=0)
+        if z < 4:
+            write_labelled(tmp_path, 2 * z + 2, 8 * z, 16 - 2 * z, TriggerTime=300)
+        else:
+            write_dicom(
+                tmp_path / 'dicom' / 'A' / f'{2 * z + 2}.dcm',
+                pixels_of(heart()),
+                2 * z + 2,
+                8 * z,
+                phases=None,
+                PixelSpacing=[1.5, 1.5],
+                TriggerTime=300,
+            )
+    images = run(tmp_path, tmp_path / 'out', '1=LV')
+    found = {(image['phase'], image['frame']) for image in images}
+    assert found == {('ED', 0), ('ES', 1)}
+    volumes = volumes_ml(images)
+    assert volumes['ED'] > volumes['ES']
+
+
+def test_phases_without_a_shared_slice_stay_unnamed_with_a_warning(tmp_path):
+    for z in range(2):
+        for phase in range(2):
+            number = 2 * z + phase + 1
+            write_labelled(tmp_path, number, 8 * z, 12 - 4 * phase, TriggerTime=300 * phase)
+            if phase != z:
+                (tmp_path / f'contours/A/IM-0001-{number:04d}-icontour-manual.txt').unlink()
+    with pytest.warns(StudyWarning, match='share no labelled slice'):
+        images = run(tmp_path, tmp_path / 'out', '1=LV')
+    assert {image.get('phase') for image in images} == {None}
+
+
+def test_unlabelled_slices_beyond_the_labelled_ones_are_read(tmp_path):
+    """They show a model's predictions beyond base and apex; those between labels do not count."""
+    for z in range(6):
+        write_labelled(tmp_path, z + 1, 8 * z, 12)
+    for number in (1, 4, 6):
+        (tmp_path / f'contours/A/IM-0001-{number:04d}-icontour-manual.txt').unlink()
+    (study,) = dicom.find_studies(tmp_path, 'dicom/{patient}', 'contours/{patient}', None)
+    left_out = Counter()
+    items = list(study.read(LabelMap.parse('1=LV'), left_out))
+    assert [(item.slice, sorted(item.masks)) for item in items] == [
+        (0, []),
+        (1, ['LV']),
+        (2, ['LV']),
+        (4, ['LV']),
+        (5, []),
+    ]
+    assert left_out == {'frames without a contour': 1}
+
+
+def test_files_that_are_no_dicom_are_counted(tmp_path):
+    write_labelled(tmp_path, 1, 0, 12)
+    (tmp_path / 'dicom' / 'A' / 'notes').write_text('hello')
+    run(tmp_path, tmp_path / 'out', '1=LV')
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert report['left_out'] == {'files among the images that are no DICOM': 1}

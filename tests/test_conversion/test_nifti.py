@@ -325,3 +325,50 @@ def test_grid_tolerance_takes_the_rounding_of_headers(tmp_path):
     write_nifti(folder / 'seg_sa_ED.nii.gz', np.asanyarray(label.dataobj), affine)
     assert_same_masks(run(tmp_path / 'in', tmp_path / 'after'), expected)
     assert not np.array_equal(affine, shifted(-2))
+
+
+def test_a_frame_that_info_cfg_names_and_that_has_no_file_is_reported(tmp_path):
+    write_acdc(tmp_path / 'in')
+    folder = tmp_path / 'in' / 'training' / 'patient001'
+    for name in ('patient001_frame12.nii.gz', 'patient001_frame12_gt.nii.gz'):
+        (folder / name).unlink()
+    (study,) = nifti.find_studies(tmp_path / 'in', 'acdc', None, None)
+    left_out = Counter()
+    items = list(study.read(LabelMap.parse(nifti.LAYOUTS['acdc'].labels), left_out))
+    assert {item.phase for item in items} == {'ED'}
+    assert left_out == {'ES frames that Info.cfg names and that have no file': 1}
+
+
+def volume_ml(entries: dict[tuple, dict]) -> float:
+    return sum(
+        entry['masks']['LV'].sum()
+        * np.prod(np.broadcast_to(entry['spacing_mm'], 2))
+        * entry['slice_spacing_mm']
+        / 1000
+        for entry in entries.values()
+    )
+
+
+@pytest.mark.filterwarnings('ignore::swin_ext.study.errors.StudyWarning')
+@pytest.mark.parametrize('shift', [0, 4, -6])
+@pytest.mark.parametrize('units', [1, 2, 0, 5])
+def test_volume_of_sheared_volumes_and_odd_units(tmp_path, shift, units):
+    """Distance along the normal; 1.25 'metres' are mm."""
+    affine = AFFINE.copy()
+    affine[0, 2] = shift
+    folder = tmp_path / 'in' / 'A'
+    labels = np.stack([heart(6).T] * 3, -1)
+    for name, array in (('sa_ED', pixels_of(labels)), ('seg_sa_ED', labels)):
+        write_nifti(folder / f'{name}.nii.gz', array, affine, xyzt_units=units)
+    found = volume_ml(run(tmp_path / 'in', tmp_path / 'out'))
+    assert found == pytest.approx(3 * (heart(6) == 1).sum() * 1.25**2 * 8 / 1000)
+
+
+def test_units_of_image_and_label_may_differ(tmp_path):
+    write_nifti_patient(tmp_path / 'in' / 'A')
+    expected = run(tmp_path / 'in', tmp_path / 'before')
+    path = tmp_path / 'in' / 'A' / 'seg_sa_ED.nii.gz'
+    label = nibabel.load(path)
+    metres = np.diag([1e-3, 1e-3, 1e-3, 1]) @ label.affine
+    write_nifti(path, np.asanyarray(label.dataobj), metres, xyzt_units=1)
+    assert_same_masks(run(tmp_path / 'in', tmp_path / 'after'), expected)
