@@ -37,9 +37,9 @@ from swin_ext.coco.checks import (
     spacing_of,
 )
 from swin_ext.coco.masks import to_rle
+from swin_ext.config import finalise_config
 from swin_ext.datasets import CMRDataset
 from swin_ext.datasets.cmr import select_possible
-from swin_ext.engine.runner import set_data_root, set_num_classes
 from swin_ext.utils.hashes import hash_in_name, sha256_of
 from swin_ext.visualization.overlays import COLOURS, DPI, TILE_INCHES, draw_tile
 
@@ -87,13 +87,7 @@ def load_config(path: str, options: dict | None) -> Config:
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options or {})
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    for split in SPLITS:
-        dataloader = cfg.get(f'{split}_dataloader')
-        if dataloader and 'data_root' in cfg:
-            set_data_root(dataloader.dataset, cfg.data_root)
-    if 'num_classes' in cfg and 'model' in cfg:
-        set_num_classes(cfg.model, cfg.num_classes)
-    return cfg
+    return finalise_config(cfg)
 
 
 def data_set_configs(cfg: Config) -> dict[str, ConfigDict]:

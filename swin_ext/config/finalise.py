@@ -41,18 +41,21 @@ def finalise_config(cfg: Any) -> Any:
 
 
 def _set_mlflow_store(cfg: Any) -> None:
-    """Let MLflow write a data base in `work_dir` unless told where.
+    """Let MLflow write a data base and files beside `work_dir`, unless told where.
 
     MMEngine asks it for a store of files, which MLflow 3 refuses, and passes over its environment
-    variable.
+    variable. Not inside of `work_dir`, whose files it copies.
     """
-    visualizer = cfg.get('visualizer')
+    visualizer, work_dir = cfg.get('visualizer'), cfg.get('work_dir')
     backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
     for backend in backends or ():
         if backend.get('type') != 'MLflowVisBackend' or backend.get('tracking_uri'):
             continue
-        uri = os.environ.get('MLFLOW_TRACKING_URI')
-        if not uri and cfg.get('work_dir'):
-            uri = f'sqlite:///{os.path.abspath(cfg.work_dir)}/mlflow.db'
-        if uri:
-            backend['tracking_uri'] = uri
+        if os.environ.get('MLFLOW_TRACKING_URI'):
+            backend['tracking_uri'] = os.environ['MLFLOW_TRACKING_URI']
+        elif work_dir:
+            folder, name = os.path.split(os.path.abspath(work_dir))
+            backend['tracking_uri'] = f'sqlite:///{folder}/mlflow.db'
+            # MLflow's 'Default' would put files into the folder where the run was started.
+            backend.setdefault('exp_name', name)
+            backend.setdefault('artifact_location', f'{folder}/mlflow/{name}')

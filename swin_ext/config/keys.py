@@ -146,7 +146,8 @@ def _against_classes(node: dict, path: Path, classes: list) -> Iterator[Problem]
         names |= keys
         others_too |= takes_others
     for place, taken in TAKEN_OUT.items():
-        if fnmatchcase(_name_at(path), place):
+        # A variable may be meant for any place.
+        if fnmatchcase(_name_at(path), place) or path[0] not in RunConfig.model_fields:
             names |= taken
     for key, value in node.items():
         if key in names:
@@ -212,4 +213,5 @@ def _value_problems(path: Path, node: dict, model: type[BaseModel]) -> Iterator[
 
 
 def _defined_in(text: str) -> set[str]:
-    return set(re.findall(r"""(?m)^\s{0,4}["']?(\w+)["']?\s*[=:]""", text))
+    """Names that the text of a config, in Python, JSON or YAML, defines at its top."""
+    return set(re.findall(r"""(?m)^(?:\s*"|'?)(\w+)["']?\s*[=:]""", text))

@@ -19,6 +19,7 @@ from mmengine.runner import Runner, save_checkpoint
 
 from swin_ext.checkpoint.resume import checkpoint_to_resume
 from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unfinished
+from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
 from swin_ext.engine.errors import SettingError
@@ -31,13 +32,10 @@ from swin_ext.utils.ranks import on_all_ranks, on_main_process
 
 @RUNNERS.register_module()
 class SwinExtRunner(Runner):
-    """Runner for configs with top-level `data_root`, `num_classes` and `max_epochs`.
+    """Runner for configs that are finalised: checked, and shared values handed on.
 
-    Variables of a text config are resolved before `--cfg-options` is merged, so a value given
-    there would not reach the places that were written in terms of it. This runner hands them on
-    once the config is complete: `data_root` to every data set that has none, `num_classes` to
-    every part of the model that has one, `max_epochs` to the train loop and to schedulers that
-    count `total_steps` in epochs.
+    Top-level `data_root`, `image_scale`, `num_classes`, `max_epochs` and `max_iters` reach all that
+    depends on them; see `swin_ext.config.finalise_config`.
 
     Checkpoints are written by another thread, whole or not at all (see `CheckpointWriter`). The
     end of `train`, also by an error, waits for it. Resuming takes the newest whole checkpoint.
@@ -48,18 +46,7 @@ class SwinExtRunner(Runner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
         cfg.work_dir = folder_of_run(cfg)
-        for split in ('train', 'val', 'test'):
-            dataloader = cfg.get(f'{split}_dataloader')
-            if dataloader and 'data_root' in cfg:
-                set_data_root(dataloader.dataset, cfg.data_root)
-        if 'num_classes' in cfg:
-            set_num_classes(cfg.model, cfg.num_classes)
-        if 'max_epochs' in cfg:
-            cfg.train_cfg.max_epochs = cfg.max_epochs
-            for scheduler in cfg.get('param_scheduler') or []:
-                if 'total_steps' in scheduler and scheduler.get('by_epoch', True):
-                    scheduler.total_steps = cfg.max_epochs
-        return super().from_cfg(cfg)
+        return super().from_cfg(finalise_config(cfg))
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -198,28 +185,6 @@ class SwinExtRunner(Runner):
         if content != self._formatted[0]:
             self._formatted = content, self.cfg.pretty_text
         return self._formatted[1]
-
-
-def set_data_root(dataset: dict, data_root: str) -> None:
-    """Give `data_root` to a data set config, or to those inside a wrapper, that has none."""
-    inner = dataset.get('datasets') or ([dataset.dataset] if 'dataset' in dataset else [])
-    for child in inner:
-        set_data_root(child, data_root)
-    if not inner:
-        dataset.setdefault('data_root', data_root)
-
-
-def set_num_classes(model, num_classes: int) -> None:
-    """Replace each `num_classes` inside a model config."""
-    if isinstance(model, dict):
-        for key, value in model.items():
-            if key == 'num_classes':
-                model[key] = num_classes
-            else:
-                set_num_classes(value, num_classes)
-    elif isinstance(model, (list, tuple)):
-        for value in model:
-            set_num_classes(value, num_classes)
 
 
 def require_writer(runner: Runner, hook: Hook) -> None:
