@@ -26,6 +26,7 @@ class RunConfig(BaseModel):
     num_stuff_classes: Optional[NotNegative] = None
     max_epochs: Optional[Positive] = None
     max_iters: Optional[Positive] = None
+    extend_schedule: StrictBool = False  # of SwinExtRunner
     inherited: Optional[dict] = None  # what was handed on, for the next time
 
     # mmengine.runner.Runner
