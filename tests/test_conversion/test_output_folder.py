@@ -257,10 +257,11 @@ class MadeUpStudy(Study):
 
 @pytest.fixture
 def made_up(tmp_path):
+    (tmp_path / 'in').mkdir()
+    for patient in 'ABCDEF':
+        (tmp_path / 'in' / f'{patient}.bin').write_text(patient)
+
     def make(**events: str) -> list[Study]:
-        (tmp_path / 'in').mkdir(exist_ok=True)
-        for patient in 'ABCDEF':
-            (tmp_path / 'in' / f'{patient}.bin').write_text(patient)
         return [MadeUpStudy(p, tmp_path / 'in', None, events.get(p, '')) for p in 'ABCDEF']
 
     return make
