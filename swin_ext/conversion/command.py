@@ -51,7 +51,7 @@ def parse_frames(text: str) -> dict[str, int]:
     frames = {}
     for entry in text.split(','):
         phase, _, index = (part.strip() for part in entry.partition('='))
-        if not phase or not index.isdigit():
+        if not phase or not (index.isascii() and index.isdigit()):
             raise argparse.ArgumentTypeError(f'{entry!r} is not PHASE=INDEX such as ED=0')
         frames[phase] = int(index)
     return frames

@@ -14,6 +14,11 @@ from swin_ext.conversion.errors import ArgumentError, ConversionError
 from swin_ext.utils import hashes
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 on; `str.isdigit` takes superscripts for one."""
+    return text.isascii() and text.isdigit()
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Which label values belong to which class; several values may share one class."""
@@ -31,7 +36,7 @@ class LabelMap:
         class_of = {}
         for entry in text.split(','):
             value, _, name = (part.strip() for part in entry.partition('='))
-            if not value.isdigit() or not name:
+            if not is_number(value) or not name:
                 raise ArgumentError(
                     f'labels: {entry.strip()!r} in {text!r} is not VALUE=CLASS such as 1=LV'
                 )
@@ -42,7 +47,7 @@ class LabelMap:
                 )
             class_of[int(value)] = name
         values = [value.strip() for value in ignored.split(',') if value.strip()]
-        if not all(value.isdigit() for value in values):
+        if not all(map(is_number, values)):
             raise ArgumentError(f'ignored labels: {ignored!r} are not whole numbers such as 3,5')
         both = sorted(set(map(int, values)) & set(class_of))
         if both:
