@@ -31,6 +31,11 @@ DESCRIPTION = """Convert cardiac MR with expert labels from NIfTI, DICOM or PNG 
 
 OUT gets train.json, val.json (or one pair per fold), images/, a report of all that was left out,
 and a file per finished study, by which a run that was interrupted goes on when it is started again.
+Slices without a label beside labelled ones of the same time are kept, as a prediction there is an
+error that counts. Running again with other arguments of a reader converts anew what they change,
+with another setting or split asks for --overwrite, and patients that are no longer in ROOT are
+removed from OUT.
+
 Headers that identify a patient are never written. Names of folders and files may identify one,
 too, so patients get pseudonyms and no path is written unless --patient-ids folder says that these
 names are anonymous. In patterns, {patient} and other {fields} match within one path component, *
@@ -53,6 +58,8 @@ def parse_frames(text: str) -> dict[str, int]:
         phase, _, index = (part.strip() for part in entry.partition('='))
         if not phase or not (index.isascii() and index.isdigit()):
             raise argparse.ArgumentTypeError(f'{entry!r} is not PHASE=INDEX such as ED=0')
+        if phase in frames:
+            raise argparse.ArgumentTypeError(f'{text!r} has {phase} twice')
         frames[phase] = int(index)
     return frames
 
@@ -193,6 +200,8 @@ def find_studies(args: argparse.Namespace) -> list[Study]:
             args.assume_same_grid,
         )
     if args.command == 'dicom':
+        if args.segmentations and args.fill != 'centres':
+            raise ArgumentError(f'--fill {args.fill}: only contours are filled')
         from swin_ext.conversion import dicom
 
         studies = dicom.find_studies(
