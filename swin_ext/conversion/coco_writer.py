@@ -70,7 +70,7 @@ def write_study(
                 (aside / 'images').rename(images)
             study_file(out, patient_id).parent.mkdir(exist_ok=True)
             os.replace(aside / 'study.jsonl', study_file(out, patient_id))
-        except OSError:
+        except BaseException:  # a full disk, or Ctrl+C
             shutil.rmtree(images, ignore_errors=True)
             raise
     finally:

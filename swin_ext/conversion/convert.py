@@ -87,7 +87,7 @@ def convert(
                 continue
             patient_id, fingerprint = patient_ids[study.patient], fingerprint_of(study, settings)
             header = read_study_header(out, patient_id)
-            if header is None or header['fingerprint'] != fingerprint:
+            if header is None or header.get('fingerprint') != fingerprint:
                 todo.append((study, patient_id, out, settings, fingerprint))
         resumed = len(studies) - len(problems) - len(todo)
         if problems and on_error == 'stop':

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from swin_ext.utils.errors import UserError
+
 # Lengths that differ by less are rounded differently, not scanned differently.
 LENGTH_TOLERANCE = 1e-3
 SAME_IN_STACK = ('height', 'width', 'spacing_mm', 'slice_spacing_mm')
 LENGTHS = ('spacing_mm', 'slice_spacing_mm')
 
 
-class StackError(ValueError):
+class StackError(UserError, ValueError):
     """The slices of a study make no stacks; its two arguments are the problem and the remedy."""
 
 

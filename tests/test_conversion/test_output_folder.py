@@ -9,13 +9,14 @@ import shutil
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from cmr_files import contents, heart, read_coco, write_nifti_patient, write_png_patient
 
-from swin_ext.conversion import nifti, patients, png
+from swin_ext.conversion import coco_writer, nifti, patients, png
 from swin_ext.conversion.convert import Split, convert
 from swin_ext.conversion.errors import ConversionError
 from swin_ext.conversion.output_folder import OutputFolderError, locked
@@ -188,6 +189,20 @@ def test_study_interrupted_between_pixels_and_entries_leaves_nothing(source, tmp
         path.unlink()
     run(find_png(source), out)
     assert not [name for name in contents(out) if 'B' in Path(name).name]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), OSError(errno.ENOSPC, 'No space left')])
+def test_run_stopped_between_pixels_and_entries_leaves_neither(
+    source, tmp_path, monkeypatch, error
+):
+    def stop(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coco_writer, 'os', SimpleNamespace(replace=stop))
+        with pytest.raises(type(error)):
+            run(find_png(source), tmp_path / 'out')
+    assert not list((tmp_path / 'out').glob('images/*'))
 
 
 def test_files_of_others_stay(source, tmp_path):
