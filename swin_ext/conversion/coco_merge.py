@@ -15,18 +15,21 @@ def read_study_header(out: Path, patient_id: str) -> dict | None:
     """What `coco_writer.write_study` noted about a finished study, or None if it is not there."""
     try:
         with open(study_file(out, patient_id), encoding='utf-8') as lines:
-            return json.loads(lines.readline())
-    except FileNotFoundError:
+            header = json.loads(lines.readline())
+    except (FileNotFoundError, ValueError):
         return None
+    if not isinstance(header, dict) or header.get('patient_id') != patient_id:
+        return None
+    return header
 
 
 def merge_studies(
     out: Path, name: str, patient_ids: list[str], classes: tuple[str, ...], info: dict
-) -> tuple[int, Counter]:
+) -> tuple[int, int, Counter]:
     """Write `out/NAME.json` aside and move it into place.
 
     Returns:
-        Number of images, and of instances by class.
+        Number of images, of those without a label, and of instances by class.
     """
     path = out / f'{name}.json'
     categories = [dict(id=index, name=name) for index, name in enumerate(classes, 1)]
@@ -42,10 +45,10 @@ def merge_studies(
             ),
         )
         file.write('],\n"annotations": [')
-        instances = Counter()
-        write_list(file, _annotations(out, patient_ids, classes, instances))
+        instances, labelled = Counter(), set()
+        write_list(file, _annotations(out, patient_ids, classes, instances, labelled))
         file.write(']}\n')
-    return images, instances
+    return images, images - len(labelled), instances
 
 
 def write_list(file, entries: Iterator[dict]) -> int:
@@ -64,11 +67,16 @@ def _slices(out: Path, patient_ids: list[str]) -> Iterator[dict]:
 
 
 def _annotations(
-    out: Path, patient_ids: list[str], classes: tuple[str, ...], instances: Counter
+    out: Path,
+    patient_ids: list[str],
+    classes: tuple[str, ...],
+    instances: Counter,
+    labelled: set[int],
 ) -> Iterator[dict]:
     annotation_id = 0
     for image_id, line in enumerate(_slices(out, patient_ids), 1):
         for annotation in line['annotations']:
             annotation_id += 1
+            labelled.add(image_id)
             instances[classes[annotation['category_id'] - 1]] += 1
             yield dict(id=annotation_id, image_id=image_id, **annotation)

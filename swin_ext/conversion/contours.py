@@ -1,4 +1,8 @@
-"""Contour text files as masks: one `x y` pair in pixels per line, as in Sunnybrook's data."""
+"""Contour text files as masks: one `x y` pair in pixels per line, as in Sunnybrook's data.
+
+Pixel i covers i to i + 1, so that its centre lies at i + 0.5: moved by half a pixel like this,
+Sunnybrook's contours run along the edges of their images more closely than with centres at i.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from swin_ext.conversion.study import ConversionError
+from swin_ext.conversion.choices import FILLS
+from swin_ext.conversion.errors import ArgumentError, ConversionError
 
 # Contours of one observer cross now and then where the wall is thin; an outer contour that misses
 # this part of the cavity belongs to another frame.
@@ -48,18 +53,53 @@ def read_contour(path: Path, height: int, width: int) -> np.ndarray:
             'Check that it was drawn on this frame, in pixels',
             path,
         )
+    if np.linalg.matrix_rank(polygon - polygon[0], tol=1e-6) < 2:
+        raise ConversionError(
+            'its points lie on one line, so that it encloses nothing',
+            'Restore the contour file',
+            path,
+        )
     return polygon
 
 
-def fill_contour(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Mask of the pixels inside a polygon and under its outline.
+def fill_contour(polygon: np.ndarray, height: int, width: int, fill: str = 'centres') -> np.ndarray:
+    """Boolean mask (height, width) of a closed polygon (points, 2).
 
-    A point belongs to the pixel that it lies in, (floor(x), floor(y)): observers click pixels. So
-    the mask is about half a pixel wider all around than the polygon itself.
+    Args:
+        fill: 'centres' takes the pixels whose centre lies inside, so that the area is that of the
+            polygon but for rounding. 'touched' also takes those under the outline, each point
+            belonging to the pixel that it lies in: so some published masks were made, which are
+            about half a pixel wider all around.
     """
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [np.floor(polygon).astype(np.int32)], 1)
-    return mask.astype(bool)
+    if fill == 'touched':
+        mask = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(mask, [np.floor(polygon).astype(np.int32)], 1)
+        return mask.astype(bool)
+    if fill not in FILLS:
+        raise ArgumentError(f'fill={fill!r} must be one of {FILLS}')
+    mask = _winding_numbers(polygon - 0.5, height, width) != 0
+    if not mask.any():  # smaller than a pixel: nothing that an observer drew is lost
+        x, y = np.floor(polygon.mean(0)).astype(int)
+        mask[y, x] = True
+    return mask
+
+
+def _winding_numbers(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """How often a closed polygon runs around each point (row, column), shape (height, width).
+
+    Regions that a contour encloses twice, where it crosses itself, count as enclosed. A point on
+    the outline is inside on the left and upper side and outside on the others, so that contours
+    which share an edge neither overlap nor leave a gap, and areas have no bias.
+    """
+    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
+    steps = np.zeros((height, width + 1), np.int64)
+    for row in range(height):
+        crossing = (np.minimum(y0, y1) <= row) & (row < np.maximum(y0, y1))
+        start, end = x0[crossing], x1[crossing]
+        x = start + (row - y0[crossing]) * (end - start) / (y1 - y0)[crossing]
+        columns = np.clip(np.ceil(x), 0, width).astype(int)  # the first at or right of the outline
+        np.add.at(steps[row], columns, np.where(y1 > y0, 1, -1)[crossing])
+    return np.cumsum(steps, axis=1)[:, :width]
 
 
 def fill_ring(inner: np.ndarray, outer: np.ndarray, path: Path) -> np.ndarray:

@@ -64,9 +64,13 @@ class ContourStudy(DicomStudy):
 
     A contour file carries the number of its image file: `IM-0001-0059-icontour-manual.txt`
     belongs to the file whose name ends on 59.
+
+    Args:
+        fill: Which pixels a contour takes, see `contours.fill_contour`.
     """
 
     contours: tuple[Path, ...] = ()
+    fill: str = 'centres'
 
     def source_files(self) -> list[Path]:
         return [*self.images, *self.contours]
@@ -114,12 +118,12 @@ class ContourStudy(DicomStudy):
                 left_out['frames without both contours'] += 1
                 continue
             shapes = polygons[number]
-            inner = fill_contour(shapes['i'], frame.height, frame.width)
+            inner = fill_contour(shapes['i'], frame.height, frame.width, self.fill)
             label_map = np.zeros(inner.shape, np.int64)
             if CAVITY in labels.class_of:
                 label_map[inner] = CAVITY
             if MYOCARDIUM in labels.class_of:
-                outer = fill_contour(shapes['o'], frame.height, frame.width)
+                outer = fill_contour(shapes['o'], frame.height, frame.width, self.fill)
                 label_map[fill_ring(inner, outer, contours[number]['o'])] = MYOCARDIUM
             yield labelled_slice(f'{number:04d}', frame, labels.masks(label_map), place)
         without = len(frames) - len(polygons) - len(beyond)

@@ -106,6 +106,8 @@ class NiftiStudy(Study):
         assume_same_grid: Pair slices by index where headers have no affine.
     """
 
+    window = 'study'
+
     pairs: tuple[VolumePair, ...] = ()
     info_cfg: Path | None = None
     assume_same_grid: bool = False

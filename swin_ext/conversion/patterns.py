@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from swin_ext.conversion.errors import ArgumentError
+
 # A frame in digits keeps '{patient}_frame{frame}.nii.gz' from matching '..._frame01_gt.nii.gz'.
 FIELDS = dict(patient='[^/]+?', phase='[A-Za-z0-9]+', frame='[0-9]+', slice='[0-9]+')
 TOKEN = re.compile(r'\*\*/|\*|\{(\w+)\}')
@@ -23,16 +25,16 @@ def compile_pattern(pattern: str) -> re.Pattern:
     `**/` any number of folders.
 
     Raises:
-        ValueError: If the pattern has no `{patient}` or an unknown field.
+        ArgumentError: If the pattern has no `{patient}` or an unknown field.
     """
     unknown = field_names(pattern) - set(FIELDS)
     if unknown:
-        raise ValueError(
+        raise ArgumentError(
             f'pattern {pattern!r} has unknown fields {sorted(unknown)}; known are '
             f'{list(FIELDS)}, and * stands for anything else'
         )
     if 'patient' not in field_names(pattern):
-        raise ValueError(
+        raise ArgumentError(
             f'pattern {pattern!r} has no {{patient}}, the part of the path that tells '
             'patients apart, as in {patient}/sa_ED.nii.gz'
         )
@@ -60,10 +62,10 @@ def find_paths(root: Path, pattern: str, folders: bool = False) -> list[tuple[di
     Hidden files are passed over: macOS puts one named '._X' beside every X it copies.
 
     Raises:
-        ValueError: If the pattern has no `{patient}` or `root` is no folder.
+        ArgumentError: If the pattern has no `{patient}` or `root` is no folder.
     """
     if not root.is_dir():
-        raise ValueError(f'{root} is no folder')
+        raise ArgumentError(f'{root} is no folder')
     expression = compile_pattern(pattern)
     found = []
     for folder, folder_names, file_names in os.walk(root):
@@ -89,10 +91,10 @@ def pair_paths(
     are ambiguous; which of both is an error for one study, not for the whole run.
 
     Raises:
-        ValueError: If the patterns have different fields.
+        ArgumentError: If the patterns have different fields.
     """
     if field_names(image_pattern) != field_names(label_pattern):
-        raise ValueError(
+        raise ArgumentError(
             f'patterns {image_pattern!r} and {label_pattern!r} must have the same '
             'fields, by which images and labels are paired'
         )

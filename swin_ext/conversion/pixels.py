@@ -1,13 +1,17 @@
-"""Read image pixels through `cmr_image_io`, with the errors of a conversion."""
+"""Read image pixels through `images`, with the errors of a conversion."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from swin_ext.conversion.study import ConversionError
-from swin_ext.images.reading import ImageReadError, open_image, read_frame
+from swin_ext.conversion.errors import ConversionError
+from swin_ext.images.reading import open_image, read_frame
+
+Result = TypeVar('Result')
 
 
 def read_slice(path: Path, frame_index: int | None = None) -> np.ndarray:
@@ -16,10 +20,21 @@ def read_slice(path: Path, frame_index: int | None = None) -> np.ndarray:
     Raises:
         ConversionError: If they cannot be read or decoded.
     """
-    try:
-        return read_frame(path, frame_index=frame_index)
-    except (ImageReadError, ImportError, OSError) as error:
-        raise _conversion_error(path, error) from error
+    return _explaining(path, lambda: read_frame(path, frame_index=frame_index))
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, bool]:
+    """Pixels as of `read_slice`, and whether the file holds 8-bit grey levels.
+
+    Raises:
+        ConversionError: If they cannot be read or decoded.
+    """
+
+    def read():
+        image = open_image(path)
+        return image.frame(), image.is_display
+
+    return _explaining(path, read)
 
 
 def read_stack(path: Path, frame_index: int) -> np.ndarray:
@@ -28,25 +43,27 @@ def read_stack(path: Path, frame_index: int) -> np.ndarray:
     Raises:
         ConversionError: If they cannot be read.
     """
+    return _explaining(path, lambda: open_image(path).stack(frame_index))
+
+
+def _explaining(path: Path, read: Callable[[], Result]) -> Result:
     try:
-        return open_image(path).stack(frame_index)
-    except (ImageReadError, ImportError, OSError) as error:
-        raise _conversion_error(path, error) from error
+        return read()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many types on damaged files
+        problem, remedy = _explain(error)
+        raise ConversionError(problem, remedy, path) from error
 
 
-def _conversion_error(path: Path, error: Exception) -> ConversionError:
+def _explain(error: Exception) -> tuple[str, str]:
     if isinstance(error, FileNotFoundError):
-        return ConversionError('the file does not exist', 'Check the path', path)
+        return 'the file does not exist', 'Check the path'
     if isinstance(error, ImportError):
-        return ConversionError(
+        return (
             'reading it needs a package that is not installed',
             'Install the package named in brackets',
-            path,
         )
     if 'NaN' in str(error):
-        return ConversionError(
-            'it has pixels that are NaN or infinite', 'Replace them, or leave the study out', path
-        )
-    return ConversionError(
-        'its pixels cannot be read or decoded', 'Export or download the file again', path
-    )
+        return 'it has pixels that are NaN or infinite', 'Replace them, or leave the study out'
+    return 'its pixels cannot be read or decoded', 'Export or download the file again'

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from swin_ext.conversion.errors import ConversionError
 from swin_ext.conversion.patterns import pair_paths
-from swin_ext.conversion.pixels import read_slice
-from swin_ext.conversion.study import ConversionError, LabelledSlice, LabelMap, Study, sha256_of
+from swin_ext.conversion.pixels import read_picture
+from swin_ext.conversion.study import LabelledSlice, LabelMap, Study, sha256_of
+
+GREY_STEP = {2: 85, 4: 17}  # by which Pillow multiplies grey of few bits
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class PngStudy(Study):
     Args:
         pairs: Fields of the patterns as (name, value), image files and label files.
     """
+
+    keep_8_bit = True
 
     pairs: tuple[tuple[tuple, tuple[Path, ...], tuple[Path, ...]], ...] = ()
 
@@ -38,7 +43,7 @@ class PngStudy(Study):
                         (images + label_files)[0],
                     )
             image_path, label_path = images[0], label_files[0]
-            image = read_slice(image_path)
+            image, is_display = read_picture(image_path)
             label_map = labels.check(read_mask(label_path), label_path)
             if label_map.shape != image.shape:
                 raise ConversionError(
@@ -57,6 +62,8 @@ class PngStudy(Study):
                 spacing_mm=self.spacing_mm,
                 slice=int(number) if number else None,
                 phase=fields.get('phase'),
+                frame=int(fields['frame']) if fields.get('frame') else None,
+                is_display=is_display,
             )
 
 
@@ -66,7 +73,7 @@ def find_studies(
     """Patients with their pairs of PNG files, by patterns as in `patterns.compile_pattern`.
 
     Raises:
-        ValueError: If the patterns cannot be used.
+        ArgumentError: If the patterns cannot be used.
     """
     pairs = defaultdict(list)
     for fields, images, labels in pair_paths(root, image, label):
@@ -78,18 +85,34 @@ def find_studies(
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Label values (H, W) of a grey or palette PNG; of a palette, the indices."""
+    """Label values (H, W) of a grey or palette PNG of 1 to 16 bits; of a palette, the indices.
+
+    As with images, an orientation in EXIF is applied. Grey of 2 and 4 bits keeps its values, which
+    viewers spread to 8 bits.
+
+    Raises:
+        ConversionError: If it cannot be read, has colours, or holds several pictures.
+    """
     try:
-        with Image.open(path) as image:
-            mask = np.array(image)
+        with Image.open(path, formats=('PNG',)) as image:
+            mode, pictures = image.mode, getattr(image, 'n_frames', 1)
+            mask = np.array(ImageOps.exif_transpose(image))
+        bit_depth = path.read_bytes()[24]  # of the header
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many types on damaged files
         raise ConversionError(
             'it cannot be read as PNG', 'Export or download it again', path
         ) from error
+    if pictures > 1:
+        raise ConversionError(
+            f'it is an animation of {pictures} pictures', 'Save each as a file of its own', path
+        )
     if mask.ndim != 2:
         raise ConversionError(
             'it has colours, but a label mask has one value per pixel',
             'Convert it to grey or palette PNG',
             path,
         )
-    return mask
+    step = GREY_STEP.get(bit_depth, 1) if mode == 'L' else 1
+    return mask.astype(np.int64) // step

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+
+from swin_ext.conversion.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Arguments of `split_patients`."""
+
+    val_fraction: float | None = None
+    val_patients: tuple[str, ...] | None = None
+    folds: int | None = None
+    seed: int = 0
 
 
 def split_patients(
@@ -22,14 +35,14 @@ def split_patients(
         validation set of one fold. 'train' alone if `val_fraction` is 0.
 
     Raises:
-        ValueError: If a set would be empty, or a patient is unknown.
+        ArgumentError: If a set would be empty, or a patient is unknown.
     """
     patients = sorted(patients)
     shuffled = patients.copy()
     random.Random(seed).shuffle(shuffled)
     if folds is not None:
         if not 2 <= folds <= len(patients):
-            raise ValueError(
+            raise ArgumentError(
                 f'--folds {folds}: needs at least 2 and at most one per patient, and '
                 f'there are {len(patients)} patients'
             )
@@ -37,14 +50,14 @@ def split_patients(
     elif val_patients is not None:
         unknown = sorted(set(val_patients) - set(patients))
         if unknown:
-            raise ValueError(
+            raise ArgumentError(
                 f'--val-patients: {", ".join(unknown)} not found; the patients are '
                 f'{", ".join(patients[:20])}' + ', ...' * (len(patients) > 20)
             )
         held_out = {'': val_patients}
     else:
         if not 0 <= val_fraction < 1:
-            raise ValueError(f'--val-fraction {val_fraction} must be at least 0 and below 1')
+            raise ArgumentError(f'--val-fraction {val_fraction} must be at least 0 and below 1')
         if val_fraction == 0:
             return dict(train=patients)
         held_out = {'': shuffled[: max(1, round(val_fraction * len(patients)))]}
@@ -55,5 +68,5 @@ def split_patients(
         splits[f'val{suffix}'] = sorted(val)
     empty = [name for name, members in splits.items() if not members]
     if empty:
-        raise ValueError(f'{empty[0]} would have no patient: there are {len(patients)} in all')
+        raise ArgumentError(f'{empty[0]} would have no patient: there are {len(patients)} in all')
     return splits

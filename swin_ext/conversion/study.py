@@ -1,4 +1,4 @@
-"""What the readers hand to the writer: studies, labelled slices, classes and errors."""
+"""What the readers hand to the writer: studies, labelled slices and classes."""
 
 from __future__ import annotations
 
@@ -6,33 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from swin_ext.conversion.errors import ArgumentError, ConversionError
 from swin_ext.utils import hashes
 
 
-class ConversionError(ValueError):
-    """A source file cannot be converted.
-
-    Args:
-        problem: What is wrong. It may enter the report in the output folder, so it never quotes a
-            path or the text of a header.
-        remedy: What to do about it.
-        path: The file or folder at fault; shown to the user alone.
-    """
-
-    def __init__(self, problem: str, remedy: str, path: Path | str):
-        super().__init__(problem, remedy, str(path))
-        self.problem, self.remedy, self.path = problem, remedy, str(path)
-
-    def __str__(self) -> str:
-        text = f'{self.path}: {self.problem}. {self.remedy}.'
-        return (
-            f'{text} ({type(self.__cause__).__name__}: {self.__cause__})'
-            if self.__cause__
-            else text
-        )
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 on; `str.isdigit` takes superscripts for one."""
+    return text.isascii() and text.isdigit()
 
 
 @dataclass(frozen=True)
@@ -47,27 +31,27 @@ class LabelMap:
         """Read '1=LV,2=Myo,4=RV'.
 
         Raises:
-            ValueError: If an entry is no VALUE=CLASS, or a value is 0 or occurs twice.
+            ArgumentError: If an entry is no VALUE=CLASS, or a value is 0 or occurs twice.
         """
         class_of = {}
         for entry in text.split(','):
             value, _, name = (part.strip() for part in entry.partition('='))
-            if not value.isdigit() or not name:
-                raise ValueError(
+            if not is_number(value) or not name:
+                raise ArgumentError(
                     f'labels: {entry.strip()!r} in {text!r} is not VALUE=CLASS such as 1=LV'
                 )
             if int(value) == 0 or int(value) in class_of:
-                raise ValueError(
+                raise ArgumentError(
                     f'labels: value {value} in {text!r} '
                     + ('is the background' if int(value) == 0 else 'occurs twice')
                 )
             class_of[int(value)] = name
         values = [value.strip() for value in ignored.split(',') if value.strip()]
-        if not all(value.isdigit() for value in values):
-            raise ValueError(f'ignored labels: {ignored!r} are not whole numbers such as 3,5')
+        if not all(map(is_number, values)):
+            raise ArgumentError(f'ignored labels: {ignored!r} are not whole numbers such as 3,5')
         both = sorted(set(map(int, values)) & set(class_of))
         if both:
-            raise ValueError(f'labels: values {both} are both a class and ignored')
+            raise ArgumentError(f'labels: values {both} are both a class and ignored')
         return cls(class_of, frozenset(map(int, values)))
 
     @property
@@ -132,6 +116,7 @@ class LabelledSlice:
         frame_index: Fourth index in a NIfTI volume, or the frame of a multi-frame DICOM file.
         window_over: (..., H, W) pixels whose percentiles make the 8-bit window; `image` itself if
             None.
+        is_display: Whether the file holds 8-bit grey levels, which need no window.
     """
 
     name: str
@@ -147,6 +132,7 @@ class LabelledSlice:
     slice_index: int | None = None
     frame_index: int | None = None
     window_over: np.ndarray | None = None
+    is_display: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,15 @@ class Study:
         patient: Name of the patient's folder or the part of the file names in its place.
         root: Folder that the user named; source files are recorded relative to it.
         spacing_mm: Pixel spacing for files that carry none.
+
+    Attributes:
+        window: What the percentiles of 8-bit PNG are taken over: the 'slice', or all slices of
+            the 'study' at that time (`LabelledSlice.window_over`).
+        keep_8_bit: Whether files of 8-bit grey levels are taken as they are.
     """
+
+    window: ClassVar[str] = 'slice'
+    keep_8_bit: ClassVar[bool] = False
 
     patient: str
     root: Path

@@ -12,7 +12,7 @@ import pytest
 from cmr_files import HEIGHT, WIDTH, contents, read_coco, write_png_patient
 
 from swin_ext.conversion import coco_writer, png
-from swin_ext.conversion import convert as convert_module
+from swin_ext.conversion import workers as workers_module
 from swin_ext.conversion.coco_writer import Settings
 from swin_ext.conversion.convert import Split, convert
 from swin_ext.conversion.study import ConversionError, LabelledSlice, LabelMap, Study
@@ -105,7 +105,7 @@ def spy_on_studies(
     monkeypatch, stop_at: str | None = None, error: BaseException | None = None
 ) -> list[str]:
     """Names of the patients whose study is written from now on."""
-    written, write_study = [], convert_module.write_study
+    written, write_study = [], workers_module.write_study
 
     def write(study, *args):
         if study.patient == stop_at:
@@ -113,7 +113,7 @@ def spy_on_studies(
         write_study(study, *args)
         written.append(study.patient)
 
-    monkeypatch.setattr(convert_module, 'write_study', write)
+    monkeypatch.setattr(workers_module, 'write_study', write)
     return written
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,12 @@ def mask_of(image: dict, name: str) -> np.ndarray:
 
 def png_of(folder: Path, image: dict) -> np.ndarray:
     return cv2.imread(str(folder / 'images' / image['file_name']), cv2.IMREAD_UNCHANGED)
+
+
+def assert_same_picture(ours: np.ndarray, reference: np.ndarray) -> None:
+    """The references were rounded down, where ours are rounded to the nearest grey level."""
+    difference = ours.astype(int) - reference
+    assert difference.min() >= 0 and difference.max() <= 1
 
 
 def run(studies, out: Path, labels: str, split: Split, **arguments) -> dict:
@@ -58,13 +65,15 @@ def test_autofd(real_data, tmp_path):
         '{patient}/seg_sa_{phase}.nii.gz',
     )
     report = run(studies, tmp_path, '1=LV,2=Myo,4=RV', Split(val_patients=('F',)))
-    assert report['images'] == dict(train=54, val=11)
-    assert report['left_out'] == {'slices without a label': 7}
+    # The reference has the slices with labels alone: 54 and 11.
+    assert report['images'] == dict(train=60, val=12)
+    assert report['without_label'] == dict(train=6, val=1) and not report['left_out']
     differing = Counter()
     for name in ('train', 'val'):
         found = {
             f'{image["patient_id"]}_z{image["slice"]:02d}.png': image
             for image in read_coco(tmp_path / f'{name}.json')
+            if image['masks']
         }
         expected = {image['file_name']: image for image in read_coco(reference / f'{name}.json')}
         assert found.keys() == expected.keys()
@@ -72,7 +81,7 @@ def test_autofd(real_data, tmp_path):
             assert found[key]['phase'] == 'ED'
             assert found[key]['spacing_mm'] == pytest.approx(1.230769, abs=1e-6)
             assert found[key]['slice_spacing_mm'] == pytest.approx(10, abs=1e-5)
-            np.testing.assert_array_equal(png_of(tmp_path, found[key]), png_of(reference, image))
+            assert_same_picture(png_of(tmp_path, found[key]), png_of(reference, image))
             for class_name in ('LV', 'Myo', 'RV'):
                 ours, theirs = mask_of(found[key], class_name), mask_of(image, class_name)
                 assert not (theirs & ~ours).any()
@@ -83,18 +92,19 @@ def test_autofd(real_data, tmp_path):
     assert differing == AUTOFD_SPECKS
 
 
-def find_sunnybrook(real_data):
+def find_sunnybrook(real_data, fill='centres'):
     root = real_data / 'sunnybrook_dicom'
-    return dicom.find_studies(
+    studies = dicom.find_studies(
         root, 'dicom/{patient}', 'contours/{patient}', None, root / 'link.csv'
     )
+    return [replace(study, fill=fill) for study in studies]
 
 
 def test_sunnybrook_with_both_contours(real_data, tmp_path):
-    """All masks and all PNG pixels are those of the reference, without exception."""
+    """All masks are those of the reference, which were filled with every pixel touched."""
     reference = real_data / 'sunnybrook_dicom' / 'coco'
     report = convert(
-        find_sunnybrook(real_data),
+        find_sunnybrook(real_data, 'touched'),
         tmp_path,
         Settings(LabelMap.parse('1=LV,2=Myo'), patient_ids='folder'),
         Split(val_patients=('SCD0000401',)),
@@ -112,7 +122,7 @@ def test_sunnybrook_with_both_contours(real_data, tmp_path):
         for image in found:
             other = expected[Path(image['file_name']).name]
             assert image['phase'] == 'ED' and image['parts'] == other['parts'] == dict(LV=1, Myo=1)
-            np.testing.assert_array_equal(png_of(tmp_path, image), png_of(reference, other))
+            assert_same_picture(png_of(tmp_path, image), png_of(reference, other))
             for class_name in ('LV', 'Myo'):
                 np.testing.assert_array_equal(
                     image['masks'][class_name], other['masks'][class_name]
@@ -128,7 +138,7 @@ def test_sunnybrook_cavity_at_ed_and_es(real_data, tmp_path):
                 r'SC-(.+)-IM-0001-(\d+)\.png', image['file_name']
             ).groups()
             reference[patient, int(number)] = image
-    report = run(find_sunnybrook(real_data), tmp_path, '1=LV', Split(val_fraction=0))
+    report = run(find_sunnybrook(real_data, 'touched'), tmp_path, '1=LV', Split(val_fraction=0))
     assert report['images'] == dict(train=96) and report['skipped'] == []
     names = {
         'SCD0000101': 'HF-I-01',
@@ -156,6 +166,29 @@ def test_sunnybrook_cavity_at_ed_and_es(real_data, tmp_path):
         ('SCD0000401', 0),
         ('SCD0000501', 1),
     ]
+
+
+def test_sunnybrook_areas_are_those_of_the_polygons(real_data, tmp_path):
+    """Ten stacks, five patients at ED and ES; touched pixels were 4.6 to 6.8 % too many."""
+    run(find_sunnybrook(real_data), tmp_path, '1=LV', Split(val_fraction=0))
+    folder = real_data / 'sunnybrook_dicom'
+    rows = [line.split(',') for line in (folder / 'link.csv').read_text().split()[1:]]
+    areas = {}
+    for image in read_coco(tmp_path / 'train.json'):
+        if not image['masks']:
+            continue
+        number = int(image['file_name'][-8:-4])
+        name = f'IM-0001-{number:04d}-icontour-manual.txt'
+        (path,) = (folder / 'contours' / dict(rows)[image['patient_id']]).rglob(name)
+        x, y = np.loadtxt(path).T
+        polygon = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+        areas.setdefault((image['patient_id'], image['phase']), []).append(
+            (image['masks']['LV'].sum(), polygon)
+        )
+    assert len(areas) == 10 and sum(map(len, areas.values())) == 96
+    for stack in areas.values():
+        mask, polygon = np.sum(stack, 0)
+        assert mask == pytest.approx(polygon, rel=0.005)
 
 
 def test_sunnybrook_png_with_masks(real_data, tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test_datasets' / 'test_conversion'))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'test_conversion'))
 from cmr_files import (
     contents,
     read_coco,
@@ -17,6 +20,8 @@ from cmr_files import (
     write_png_patient,
     write_segmentation_patient,
 )
+
+from swin_ext.conversion.command import main
 
 NIFTI = [
     'nifti',
@@ -63,12 +68,12 @@ PNG = [
 
 
 @pytest.fixture
-def cmr2coco(load_tool, tmp_path):
+def cmr2coco(tmp_path):
     """Run the tool on tmp_path/in into tmp_path/out."""
 
     def run(command: list[str], *arguments: str, out: str = 'out') -> Path:
         command = [word.replace('{root}', str(tmp_path / 'in')) for word in command]
-        load_tool('cmr2coco').main([*command, '--out', str(tmp_path / out), *arguments])
+        main([*command, '--out', str(tmp_path / out), *arguments])
         return tmp_path / out
 
     return run
@@ -85,8 +90,7 @@ def test_nifti(cmr2coco, nifti_source, capsys):
     out = cmr2coco(NIFTI, '--val-patients', 'B', 'C', '--patient-ids', 'folder')
     assert {image['patient_id'] for image in read_coco(out / 'val.json')} == {'B', 'C'}
     printed = capsys.readouterr().out
-    assert 'train.json: 9 images; instances: LV 9, Myo 9, RV 9' in printed
-    assert 'left out: 5 slices without a label' in printed
+    assert 'train.json: 12 images (3 without a label); instances: LV 9, Myo 9, RV 9' in printed
     assert '5 studies converted, 0 were finished before, 0 skipped' in printed
     cmr2coco(NIFTI, '--val-patients', 'B', 'C', '--patient-ids', 'folder')
     assert '0 studies converted, 5 were finished before' in capsys.readouterr().out
@@ -147,6 +151,9 @@ def test_pixels_stay_in_the_source_files(cmr2coco, nifti_source):
         (NIFTI, ['--val-patients', 'Z'], 'Z not found; the patients are A, B, C, D, E'),
         (NIFTI, ['--folds', '2', '--val-fraction', '0.5'], 'not allowed with'),
         (NIFTI, ['--frames', 'ED'], 'not PHASE=INDEX'),
+        (NIFTI, ['--frames', 'ED=\u00b2'], 'not PHASE=INDEX'),
+        (NIFTI, ['--frames', 'ED=0,ED=9'], 'has ED twice'),
+        (SEG, ['--fill', 'touched'], 'only contours are filled'),
         (NIFTI, ['--image', 'sa.nii.gz', '--label', 'seg.nii.gz'], 'no {patient}'),
         (NIFTI, ['--layout', 'acdc'], 'set by --layout acdc'),
         (['nifti', '{root}', '--labels', '1=LV'], [], 'needs --image and --label'),
@@ -194,4 +201,87 @@ def test_class_that_never_occurs_is_pointed_out(cmr2coco, nifti_source, capsys):
 
 def test_labels_can_be_left_out(cmr2coco, nifti_source):
     out = cmr2coco(NIFTI, '--labels', '1=LV', '--ignore-labels', '2,4')
-    assert all(set(image['masks']) == {'LV'} for image in read_coco(out / 'train.json'))
+    masks = [set(image['masks']) for image in read_coco(out / 'train.json')]
+    assert masks == [set(), {'LV'}, {'LV'}, {'LV'}] * 4
+
+
+# ---- start --------------------------------------------------------------------------------------
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+PROGRAM = """
+import runpy, sys
+sys.argv = {argv!r}
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+except SystemExit as error:
+    assert not error.code, error.code
+heavy = {heavy!r}
+print('LOADED', sorted(set(heavy) & set(sys.modules)))
+"""
+
+
+def modules_loaded(argv: list[str], heavy: list[str]) -> str:
+    program = PROGRAM.format(argv=argv, heavy=heavy)
+    root = str(TOOLS.parent)
+    environment = {**os.environ, 'PYTHONPATH': root}
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize('tool', ['cmr2coco', 'make_cmr_phantom'])
+def test_help_needs_nothing_heavy(tool):
+    heavy = ['torch', 'mmdet', 'mmengine', 'mmcv', 'cv2', 'numpy', 'nibabel', 'pydicom']
+    found = modules_loaded([str(TOOLS / f'{tool}.py'), '--help'], heavy)
+    assert found == 'LOADED []'
+
+
+@pytest.mark.parametrize(
+    'command, write', [(PNG, write_png_patient), (CONTOURS, write_contour_patient)]
+)
+def test_converting_needs_no_mmdet(tmp_path, command, write):
+    write(tmp_path / 'in', 'A')
+    words = [word.replace('{root}', str(tmp_path / 'in')) for word in command]
+    argv = [
+        str(TOOLS / 'cmr2coco.py'),
+        *words,
+        '--out',
+        str(tmp_path / 'out'),
+        '--val-fraction',
+        '0',
+    ]
+    assert modules_loaded(argv, ['torch', 'mmdet', 'mmengine', 'mmcv']) == 'LOADED []'
+    assert (tmp_path / 'out' / 'train.json').is_file()
+
+
+def test_choices_of_the_command_line_are_those_of_the_readers():
+    from swin_ext.conversion import choices, nifti
+
+    assert tuple(nifti.LAYOUTS) == choices.LAYOUTS
+
+
+@pytest.mark.parametrize('fill, larger', [('centres', False), ('touched', True)])
+def test_fill(cmr2coco, tmp_path, fill, larger):
+    write_contour_patient(tmp_path / 'in', 'A')
+    out = cmr2coco([*CONTOURS[:-1], '1=LV'], '--val-fraction', '0', '--fill', fill)
+    areas = [image['masks']['LV'].sum() for image in read_coco(out / 'train.json')]
+    exact = [3.14159 * radius**2 for radius in (5, 8, 5, 8)]
+    assert (sum(areas) > 1.05 * sum(exact)) == larger
+    assert larger or sum(areas) == pytest.approx(sum(exact), rel=0.02)
+
+
+def test_other_fill_is_written_by_the_next_run(cmr2coco, tmp_path, capsys):
+    write_contour_patient(tmp_path / 'in', 'A')
+    for fill in ('centres', 'touched'):
+        out = cmr2coco([*CONTOURS[:-1], '1=LV'], '--val-fraction', '0', '--fill', fill)
+    fresh = cmr2coco([*CONTOURS[:-1], '1=LV'], '--val-fraction', '0', '--fill', fill, out='fresh')
+    assert (out / 'train.json').read_bytes() == (fresh / 'train.json').read_bytes()
+
+
+def test_withdrawn_patients_are_told(cmr2coco, nifti_source, capsys):
+    cmr2coco(NIFTI)
+    shutil.rmtree(nifti_source / 'A')
+    cmr2coco(NIFTI)
+    assert '1 patients of an earlier run are no longer there' in capsys.readouterr().out
