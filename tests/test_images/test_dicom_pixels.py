@@ -201,7 +201,8 @@ def test_size_that_a_compressed_image_says(name, size):
 @pytest.mark.parametrize('extended', [False, True])
 def test_frames_are_found_by_either_table_of_offsets(extended):
     pytest.importorskip('openjpeg', reason='openjpeg encodes JPEG 2000')
-    frames = np.stack([MR, MR + 1, MR + 2])
+    large = np.tile(MR, (2, 2))  # as openjpeg asks for
+    frames = np.stack([large, large + 1, large + 2])
     dataset = make_dicom(frames)
     dataset.compress('1.2.840.10008.1.2.4.90')
     if extended:
