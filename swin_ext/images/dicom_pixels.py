@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from swin_ext.images.codestreams import size_of
 from swin_ext.images.image_file import Content, ImageFile, ImageReadError, check_size
 from swin_ext.utils.optional import import_optional, missing
 
@@ -126,12 +127,30 @@ def _decode(dataset, frame_index: int, num_frames: int, name: str) -> np.ndarray
             'written by a broken program.'
         )
     try:
-        try:
-            from pydicom.pixels import pixel_array  # decodes the one frame; pydicom 3
-        except ImportError:
-            pixels = dataset.pixel_array
-            return pixels[frame_index] if num_frames > 1 else pixels
-        return pixel_array(dataset, index=frame_index)
+        from pydicom.encaps import get_frame
+        from pydicom.pixels import pixel_array  # decodes the one frame
+    except ImportError:  # pydicom 2
+        get_frame = pixel_array = None
+    if get_frame and syntax in DECODERS:
+        # Decoders ask for the memory that the image itself says, before they find it damaged.
+        offsets = [dataset.get(f'ExtendedOffsetTable{part}') for part in ('', 'Lengths')]
+        frame = get_frame(
+            dataset.PixelData,
+            frame_index,
+            number_of_frames=num_frames,
+            extended_offsets=tuple(offsets) if None not in offsets else None,
+        )
+        size = size_of(frame)
+        if size not in (None, (dataset.Rows, dataset.Columns)):
+            raise ImageReadError(
+                f'{name} has Rows {dataset.Rows} and Columns {dataset.Columns}, but the '
+                f'compressed image in it is of {size[0]} and {size[1]}. It is damaged.'
+            )
+    try:
+        if pixel_array:
+            return pixel_array(dataset, index=frame_index)
+        pixels = dataset.pixel_array
+        return pixels[frame_index] if num_frames > 1 else pixels
     except Exception as error:  # pydicom and its plugins raise many types
         no_decoder = 'missing dependencies' in str(error) or 'missing required' in str(error)
         is_12_bit = syntax == JPEG_EXTENDED and dataset.BitsStored > 8

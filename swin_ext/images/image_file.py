@@ -13,7 +13,7 @@ import numpy as np
 from swin_ext.utils.errors import UserError
 
 # Headers may promise anything. No cardiac MR image comes near the first, no study the second.
-MAX_PIXELS = 2**26  # of an image: 8192 x 8192
+MAX_PIXELS = 2**24  # of an image: 4096 x 4096
 MAX_STACK_PIXELS = 2**28  # of all slices of a frame: 1 GiB
 
 

@@ -178,4 +178,5 @@ class InflatedFiles:
 
 CACHE = InflatedFiles()
 # A worker that is forked while another thread unpacks would wait for it for ever.
-os.register_at_fork(after_in_child=CACHE.unlock)
+if hasattr(os, 'register_at_fork'):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=CACHE.unlock)

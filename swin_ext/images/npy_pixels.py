@@ -36,6 +36,8 @@ def open_npy(content: Content) -> ImageFile:
             f'{name} has shape {shape}, but needs (rows, columns), '
             '(slices, rows, columns) or (frames, slices, rows, columns).'
         )
+    if 0 in shape[:-2]:
+        raise ImageReadError(f'{name} has shape {shape}, which holds no image.')
     check_size(name, *shape[-2:])
     # Against the file before any memory is asked for: a header may promise anything.
     needed, found = math.prod(shape) * dtype.itemsize, content.size - head.tell()

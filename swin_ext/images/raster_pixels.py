@@ -19,6 +19,7 @@ from swin_ext.images.image_file import Content, ImageFile, ImageReadError, check
 
 PNG_SIGNATURE, JPEG_SIGNATURE = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 ORIENTATION = 0x0112  # tag of EXIF
+JPEG_PIXELS_PER_BYTE = 8 * 64  # each block of 8 x 8 px takes at least a bit
 
 
 def open_png(content: Content) -> ImageFile:
@@ -38,6 +39,11 @@ def open_jpeg(content: Content) -> ImageFile:
     data = content.read()
     with Image.open(io.BytesIO(data), formats=('JPEG', 'MPO')) as image:
         check_size(content.name, image.height, image.width)
+        if image.height * image.width > JPEG_PIXELS_PER_BYTE * len(data):
+            raise ImageReadError(
+                f'{content.name} is truncated or damaged: {len(data)} bytes cannot hold '
+                f'{image.width} x {image.height} px.'
+            )
         if image.mode == 'CMYK':
             raise ImageReadError(
                 f'{content.name} has colours for print (CMYK). Convert it to grey.'

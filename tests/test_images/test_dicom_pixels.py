@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from image_files import dicom_bytes, make_dicom
-from swin_ext.images import dicom_pixels
+from swin_ext.images import codestreams, dicom_pixels
 from swin_ext.images.reading import ImageReadError, read_frame
 
 pydicom = pytest.importorskip('pydicom', minversion='3')
@@ -165,3 +165,51 @@ def test_jpeg_extended_needs_the_package_that_the_hint_names(monkeypatch):
             read_frame(path)
     else:
         assert read_frame(path).shape == (1024, 256)
+
+
+@pytest.mark.parametrize('height, width', [(64, 60000), (60000, 60000), (2**31, 2**31), (64, 63)])
+def test_jpeg_2000_of_another_size_than_the_header_says(height, width):
+    """Decoders would ask for gigabytes, and minutes, before they find nothing there."""
+    path = pydicom.data.get_testdata_file('MR_small_jp2klossless.dcm', download=False)
+    with open(path, 'rb') as file:
+        data = bytearray(file.read())
+    start = data.index(b'\xff\x4f\xff\x51')
+    assert struct.unpack('>II', data[start + 8 : start + 16]) == (64, 64)
+    for offset in (8, 24):  # the image, and its tiles
+        struct.pack_into('>II', data, start + offset, width, height)
+    with pytest.raises(ImageReadError, match='Rows 64 and Columns 64, but the compressed image'):
+        read_frame(bytes(data))
+
+
+@pytest.mark.parametrize(
+    'name, size',
+    [
+        ('JPEG2000.dcm', (1024, 256)),
+        ('MR_small_jpeg_ls_lossless.dcm', (64, 64)),
+        ('JPGExtended.dcm', (1024, 256)),
+        ('SC_rgb_jpeg_gdcm.dcm', (100, 100)),
+        ('SC_rgb_small_odd_jpeg.dcm', (3, 3)),
+    ],
+)
+def test_size_that_a_compressed_image_says(name, size):
+    path = pydicom.data.get_testdata_file(name, download=False)
+    frame = pydicom.encaps.get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
+    assert codestreams.size_of(frame) == size
+    assert codestreams.size_of(frame[:3]) is None
+
+
+@pytest.mark.parametrize('extended', [False, True])
+def test_frames_are_found_by_either_table_of_offsets(extended):
+    pytest.importorskip('openjpeg', reason='openjpeg encodes JPEG 2000')
+    large = np.tile(MR, (2, 2))  # as openjpeg asks for
+    frames = np.stack([large, large + 1, large + 2])
+    dataset = make_dicom(frames)
+    dataset.compress('1.2.840.10008.1.2.4.90')
+    if extended:
+        parts = list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=3))
+        encapsulated = pydicom.encaps.encapsulate_extended(parts)
+        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = (
+            encapsulated
+        )
+    for t in range(3):
+        assert np.array_equal(read_frame(dicom_bytes(dataset), frame_index=t), frames[t])

@@ -144,7 +144,7 @@ def test_every_bit_of_a_png_is_checked():
             read_frame(bytes(damaged))
 
 
-@pytest.mark.parametrize('size', [(2**20, 2**20), (2**31, 2), (30000, 30000), (0, 4)])
+@pytest.mark.parametrize('size', [(2**20, 2**20), (2**31, 2), (8000, 8000), (0, 4)])
 def test_sizes_that_no_image_has(size):
     header = chunk(b'IHDR', struct.pack('>IIBBBBB', *size, 8, 0, 0, 0, 0))
     data = b'\x89PNG\r\n\x1a\n' + header + chunk(b'IDAT', zlib.compress(bytes(99)))
@@ -157,3 +157,14 @@ def test_jpeg_of_print_colours_is_refused():
     Image.fromarray(np.stack([GREY] * 4, -1), 'CMYK').save(buffer, 'JPEG')
     with pytest.raises(ImageReadError, match='CMYK'):
         open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize('options, marker', [({}, 0xC0), (dict(progressive=True), 0xC2)])
+def test_jpeg_of_fewer_bytes_than_its_size_takes(options, marker):
+    """libjpeg would fill up with grey."""
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).save(buffer, 'JPEG', **options)
+    data = bytearray(buffer.getvalue())
+    struct.pack_into('>HH', data, data.index(bytes([0xFF, marker])) + 5, 4000, 4000)
+    with pytest.raises(ImageReadError, match='cannot hold 4000 x 4000 px'):
+        read_frame(bytes(data))
