@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from swin_ext.preflight.command import main
+from swin_ext.preflight.model import find_file_problem
+from swin_ext.visualization.colours import OKABE_ITO
 from toy_cmr import ToyCMR, disk, encode
 
 CONFIG = """
@@ -58,8 +61,7 @@ def register_toy_model():
 class Project:
     """A config with two splits of a toy set; patients and spacings are given."""
 
-    def __init__(self, folder, tool):
-        self.tool = tool
+    def __init__(self, folder):
         self.toy = ToyCMR(folder / 'toy')
         self.out = folder / 'out'
         self.config = folder / 'toy_config.py'
@@ -74,7 +76,7 @@ class Project:
     def run(self, capsys, *options):
         for split, content in self.contents.items():
             (self.toy.root / f'{split}.json').write_text(json.dumps(content))
-        code = self.tool.main(
+        code = main(
             [
                 str(self.config),
                 '--out-dir',
@@ -88,10 +90,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path, load_tool):
-    tool = load_tool('check_dataset')
+def project(tmp_path):
     register_toy_model()
-    return Project(tmp_path, tool)
+    return Project(tmp_path)
 
 
 def test_a_sound_set(project, capsys):
@@ -109,14 +110,12 @@ def test_a_sound_set(project, capsys):
 def test_contact_sheet_shows_masks_in_the_colours_of_their_classes(project, capsys):
     from matplotlib.colors import to_rgb
 
-    from swin_ext.visualization.overlays import COLOURS
-
     project.run(capsys)
     sheet = cv2.imread(str(project.out / 'contact_sheet_train.png'))[..., ::-1] / 255
-    for colour in COLOURS[:3]:
+    for colour in OKABE_ITO[:3]:
         close = np.abs(sheet - to_rgb(colour)).max(-1) < 0.1
         assert close.sum() > 200
-    other = np.abs(sheet - to_rgb(COLOURS[4])).max(-1) < 0.1
+    other = np.abs(sheet - to_rgb(OKABE_ITO[4])).max(-1) < 0.1
     assert not other.any()
 
 
@@ -272,26 +271,24 @@ def server():
     'name, problem',
     [('there.pth', None), ('no-head.pth', None), ('gone.pth', 'the server answered 404')],
 )
-def test_weights_at_an_address(load_tool, server, name, problem):
-    found = load_tool('check_dataset').find_file_problem(f'{server}/{name}', timeout=5)
+def test_weights_at_an_address(server, name, problem):
+    found = find_file_problem(f'{server}/{name}', timeout=5)
     assert found is None if problem is None else problem in found
 
 
 @pytest.mark.parametrize(
     'digest, problem', [('ba7816bf', None), ('00000000', 'is damaged where it was saved')]
 )
-def test_weights_that_were_downloaded_before(load_tool, tmp_path, monkeypatch, digest, problem):
+def test_weights_that_were_downloaded_before(tmp_path, monkeypatch, digest, problem):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     path = tmp_path / 'hub/checkpoints' / f'model-{digest}.pth'
     path.parent.mkdir(parents=True)
     path.write_bytes(b'abc')  # whose SHA-256 begins with ba7816bf
-    found = load_tool('check_dataset').find_file_problem(
-        f'https://nowhere.invalid/{path.name}', timeout=1
-    )
+    found = find_file_problem(f'https://nowhere.invalid/{path.name}', timeout=1)
     assert found is None if problem is None else problem in found
 
 
-def test_empty_weights(load_tool, tmp_path):
+def test_empty_weights(tmp_path):
     path = tmp_path / 'empty.pth'
     path.touch()
-    assert 'is empty' in load_tool('check_dataset').find_file_problem(str(path), timeout=1)
+    assert 'is empty' in find_file_problem(str(path), timeout=1)
