@@ -1,6 +1,10 @@
 import http.server
 import json
+import math
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -39,7 +43,7 @@ def register_toy_model():
     from torch import nn
 
     class ToyBackbone(nn.Linear):
-        def __init__(self, num_stages, frozen_stages):
+        def __init__(self, num_stages, frozen_stages, init_cfg=None):
             super().__init__(4, 4)
             self.requires_grad_(frozen_stages < num_stages)
 
@@ -180,6 +184,16 @@ PROBLEMS = {
         1,
         'ERROR  val: (?s:.*)image id 1 occurs 2 times',
     ),
+    'box that is no number': (
+        edit('train', lambda content: content['annotations'][4].update(bbox=[math.nan, 1, 2, 3])),
+        1,
+        r'ERROR  train: (?s:.*)annotation 5 \(image 2, slice_2.png\): bbox\[0\] .*nan',
+    ),
+    'all images missing': (
+        lambda project: (project.toy.root / 'images').rename(project.toy.root / 'pictures'),
+        1,
+        'ERROR  train: .*none of its 4 images exists(?s:.*)toy/images/slice_1.png',
+    ),
     'spacing': (
         edit('train', lambda content: content['images'][1].pop('spacing_mm')),
         0,
@@ -292,3 +306,34 @@ def test_empty_weights(tmp_path):
     path = tmp_path / 'empty.pth'
     path.touch()
     assert 'is empty' in find_file_problem(str(path), timeout=1)
+
+
+def test_help_needs_neither_torch_nor_mmdet():
+    root = Path(__file__).parents[2]
+    program = f"""
+import os, runpy, sys
+sys.path.insert(0, {str(root)!r})
+sys.argv = ['check_dataset.py', '--help']
+try:
+    runpy.run_path({str(root / 'tools/check_dataset.py')!r}, run_name='__main__')
+except SystemExit as end:
+    assert end.code == 0
+assert 'torch' not in sys.modules and 'mmdet' not in sys.modules
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0 and '--cfg-options' in done.stdout, done.stderr
+
+
+def test_pictures_of_many_classes(project, capsys):
+    """Bars have a line of text each, whatever their number; sizes have a few lines and the rest."""
+    names = ('LV', 'Myo', *(f'structure {i}' for i in range(67)))
+    toy = ToyCMR(project.toy.root / 'many', classes=names)
+    project.toy, project.contents = toy, {}
+    text = CONFIG.format(root=str(toy.root)).replace(
+        'num_classes = 3', f'num_classes = {len(names)}'
+    )
+    project.config.write_text(text)
+    code, out = project.run(capsys)
+    assert code == 0, out
+    height = cv2.imread(str(project.out / 'histograms.png')).shape[0]
+    assert height > 60 * 12  # pixels, for text of 8 pt at 100 dpi
