@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args.config, args.cfg_options)
     except Exception as error:  # a config is a program
-        print(f'ERROR  {args.config}: {type(error).__name__}: {error}')
+        whole = f'{args.config}: {type(error).__name__}: {error}'
+        for problem in getattr(error, 'problems', None) or [whole]:  # of a ConfigError
+            print(f'ERROR  {problem}')
         return 1
     from swin_ext.preflight.model import check_files, check_model
     from swin_ext.preflight.pictures import draw_contact_sheet, draw_histograms

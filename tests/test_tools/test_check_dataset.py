@@ -226,7 +226,7 @@ OPTIONS = {
     'all frozen': ('model.backbone.frozen_stages=4', 'ERROR  model: all parameters are frozen'),
     'model': (
         'model.backbone.type=NoSuchBackbone',
-        'ERROR  model: it cannot be built: (?s:.*)NoSuchBackbone',
+        r'ERROR  model.backbone.type: .*NoSuchBackbone',
     ),
     'data_root': (
         'data_root=/no/such/place',
@@ -235,7 +235,7 @@ OPTIONS = {
     ),
     'transform': (
         'val_dataloader.dataset.pipeline.1.type=NoSuchTransform',
-        'ERROR  val: (?s:.*)NoSuchTransform',
+        r'ERROR  val_dataloader.dataset.pipeline.1.type: .*NoSuchTransform',
     ),
     'checks': ('val_dataloader.dataset.checks.filled=warn', "ERROR  val: checks has 'filled'"),
     'weights': ('load_from=weights/none.pth', r'ERROR  load_from: weights/none.pth does not exist'),
