@@ -37,7 +37,8 @@ def draw_histograms(splits: list[Split]) -> Figure:
     figure = Figure(figsize=(4.2 + 4.2 * len(splits), height), dpi=DPI, layout='constrained')
     class_axes, *size_axes = np.atleast_1d(figure.subplots(1, 1 + len(splits)))
     _draw_bars(class_axes, splits, counts, names)
-    shown = names if len(names) <= len(OKABE_ITO) else names[: len(OKABE_ITO) - 1]
+    found = [name for name in names if total[name]]
+    shown = found if len(found) <= len(OKABE_ITO) else found[: len(OKABE_ITO) - 1]
     for ax, split in zip(size_axes, splits):
         _draw_sizes(ax, split, shown)
     return figure
@@ -73,7 +74,7 @@ def _draw_sizes(ax: Axes, split: Split, shown: list[str]) -> None:
         if name in sizes:
             style = dict(linewidth=1.6, color=colours[name], label=name)
             ax.hist(sizes[name], edges, histtype='step', **style)
-    rest = [name for name in sizes if name not in shown]
+    rest = [name for name in sizes if sizes[name] and name not in shown]
     if rest:
         values = [value for name in rest for value in sizes[name]]
         style = dict(linewidth=1.6, color='0.5', linestyle='dotted')

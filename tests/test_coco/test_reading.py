@@ -6,6 +6,7 @@ import copy
 import json
 import math
 
+import mmengine.logging  # noqa: F401  # imports torch, which is no part of an example's time
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings

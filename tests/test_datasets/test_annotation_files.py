@@ -239,6 +239,7 @@ def toy(tmp_path_factory):
         image.update(patient_id='P1', slice=i, phase='ED', spacing_mm=[1.2, 1.2])
     toy.content['info'] = dict(preprocessing=dict(window=None))
     toy.save()
+    build(toy)  # what is loaded but once takes its time here
     return toy
 
 
