@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import reprlib
@@ -82,6 +83,19 @@ def read_coco_file(
             category has a field of another type, or lacks one; an id occurs twice; an annotation
             belongs to no image of the file.
     """
+    # Looking for cycles among millions of new dictionaries takes longer than reading them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _read_checked(path, needs_masks, backend_args)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read_checked(
+    path: str | os.PathLike, needs_masks: bool, backend_args: dict | None
+) -> CocoFile:
     content = _parse(_read_bytes(path, backend_args), path)
     repairs = Counter()
     unsound = {kind: check_entries(kind, content[kind], repairs) for kind in LISTS}

@@ -1,11 +1,18 @@
 import http.server
 import json
+import math
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from swin_ext.preflight.command import main
+from swin_ext.preflight.model import find_file_problem
+from swin_ext.visualization.colours import OKABE_ITO
 from toy_cmr import ToyCMR, disk, encode
 
 CONFIG = """
@@ -36,7 +43,7 @@ def register_toy_model():
     from torch import nn
 
     class ToyBackbone(nn.Linear):
-        def __init__(self, num_stages, frozen_stages):
+        def __init__(self, num_stages, frozen_stages, init_cfg=None):
             super().__init__(4, 4)
             self.requires_grad_(frozen_stages < num_stages)
 
@@ -58,8 +65,7 @@ def register_toy_model():
 class Project:
     """A config with two splits of a toy set; patients and spacings are given."""
 
-    def __init__(self, folder, tool):
-        self.tool = tool
+    def __init__(self, folder):
         self.toy = ToyCMR(folder / 'toy')
         self.out = folder / 'out'
         self.config = folder / 'toy_config.py'
@@ -74,7 +80,7 @@ class Project:
     def run(self, capsys, *options):
         for split, content in self.contents.items():
             (self.toy.root / f'{split}.json').write_text(json.dumps(content))
-        code = self.tool.main(
+        code = main(
             [
                 str(self.config),
                 '--out-dir',
@@ -88,10 +94,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path, load_tool):
-    tool = load_tool('check_dataset')
+def project(tmp_path):
     register_toy_model()
-    return Project(tmp_path, tool)
+    return Project(tmp_path)
 
 
 def test_a_sound_set(project, capsys):
@@ -109,14 +114,12 @@ def test_a_sound_set(project, capsys):
 def test_contact_sheet_shows_masks_in_the_colours_of_their_classes(project, capsys):
     from matplotlib.colors import to_rgb
 
-    from swin_ext.visualization.overlays import COLOURS
-
     project.run(capsys)
     sheet = cv2.imread(str(project.out / 'contact_sheet_train.png'))[..., ::-1] / 255
-    for colour in COLOURS[:3]:
+    for colour in OKABE_ITO[:3]:
         close = np.abs(sheet - to_rgb(colour)).max(-1) < 0.1
         assert close.sum() > 200
-    other = np.abs(sheet - to_rgb(COLOURS[4])).max(-1) < 0.1
+    other = np.abs(sheet - to_rgb(OKABE_ITO[4])).max(-1) < 0.1
     assert not other.any()
 
 
@@ -181,6 +184,16 @@ PROBLEMS = {
         1,
         'ERROR  val: (?s:.*)image id 1 occurs 2 times',
     ),
+    'box that is no number': (
+        edit('train', lambda content: content['annotations'][4].update(bbox=[math.nan, 1, 2, 3])),
+        1,
+        r'ERROR  train: (?s:.*)annotation 5 \(image 2, slice_2.png\): bbox\[0\] .*nan',
+    ),
+    'all images missing': (
+        lambda project: (project.toy.root / 'images').rename(project.toy.root / 'pictures'),
+        1,
+        'ERROR  train: .*none of its 4 images exists(?s:.*)toy/images/slice_1.png',
+    ),
     'spacing': (
         edit('train', lambda content: content['images'][1].pop('spacing_mm')),
         0,
@@ -213,7 +226,7 @@ OPTIONS = {
     'all frozen': ('model.backbone.frozen_stages=4', 'ERROR  model: all parameters are frozen'),
     'model': (
         'model.backbone.type=NoSuchBackbone',
-        'ERROR  model: it cannot be built: (?s:.*)NoSuchBackbone',
+        r'ERROR  model.backbone.type: .*NoSuchBackbone',
     ),
     'data_root': (
         'data_root=/no/such/place',
@@ -222,7 +235,7 @@ OPTIONS = {
     ),
     'transform': (
         'val_dataloader.dataset.pipeline.1.type=NoSuchTransform',
-        'ERROR  val: (?s:.*)NoSuchTransform',
+        r'ERROR  val_dataloader.dataset.pipeline.1.type: .*NoSuchTransform',
     ),
     'checks': ('val_dataloader.dataset.checks.filled=warn', "ERROR  val: checks has 'filled'"),
     'weights': ('load_from=weights/none.pth', r'ERROR  load_from: weights/none.pth does not exist'),
@@ -272,26 +285,55 @@ def server():
     'name, problem',
     [('there.pth', None), ('no-head.pth', None), ('gone.pth', 'the server answered 404')],
 )
-def test_weights_at_an_address(load_tool, server, name, problem):
-    found = load_tool('check_dataset').find_file_problem(f'{server}/{name}', timeout=5)
+def test_weights_at_an_address(server, name, problem):
+    found = find_file_problem(f'{server}/{name}', timeout=5)
     assert found is None if problem is None else problem in found
 
 
 @pytest.mark.parametrize(
     'digest, problem', [('ba7816bf', None), ('00000000', 'is damaged where it was saved')]
 )
-def test_weights_that_were_downloaded_before(load_tool, tmp_path, monkeypatch, digest, problem):
+def test_weights_that_were_downloaded_before(tmp_path, monkeypatch, digest, problem):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     path = tmp_path / 'hub/checkpoints' / f'model-{digest}.pth'
     path.parent.mkdir(parents=True)
     path.write_bytes(b'abc')  # whose SHA-256 begins with ba7816bf
-    found = load_tool('check_dataset').find_file_problem(
-        f'https://nowhere.invalid/{path.name}', timeout=1
-    )
+    found = find_file_problem(f'https://nowhere.invalid/{path.name}', timeout=1)
     assert found is None if problem is None else problem in found
 
 
-def test_empty_weights(load_tool, tmp_path):
+def test_empty_weights(tmp_path):
     path = tmp_path / 'empty.pth'
     path.touch()
-    assert 'is empty' in load_tool('check_dataset').find_file_problem(str(path), timeout=1)
+    assert 'is empty' in find_file_problem(str(path), timeout=1)
+
+
+def test_help_needs_neither_torch_nor_mmdet():
+    root = Path(__file__).parents[2]
+    program = f"""
+import os, runpy, sys
+sys.path.insert(0, {str(root)!r})
+sys.argv = ['check_dataset.py', '--help']
+try:
+    runpy.run_path({str(root / 'tools/check_dataset.py')!r}, run_name='__main__')
+except SystemExit as end:
+    assert end.code == 0
+assert 'torch' not in sys.modules and 'mmdet' not in sys.modules
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0 and '--cfg-options' in done.stdout, done.stderr
+
+
+def test_pictures_of_many_classes(project, capsys):
+    """Bars have a line of text each, whatever their number; sizes have a few lines and the rest."""
+    names = ('LV', 'Myo', *(f'structure {i}' for i in range(67)))
+    toy = ToyCMR(project.toy.root / 'many', classes=names)
+    project.toy, project.contents = toy, {}
+    text = CONFIG.format(root=str(toy.root)).replace(
+        'num_classes = 3', f'num_classes = {len(names)}'
+    )
+    project.config.write_text(text)
+    code, out = project.run(capsys)
+    assert code == 0, out
+    height = cv2.imread(str(project.out / 'histograms.png')).shape[0]
+    assert height > 60 * 12  # pixels, for text of 8 pt at 100 dpi

@@ -1,0 +1,1 @@
+"""What is looked at before a GPU hour is spent: the data sets, the model and the files."""
