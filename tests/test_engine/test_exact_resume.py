@@ -26,7 +26,11 @@ ADAMW = dict(type='AdamW', lr=0.05)
 EMA = dict(ema=dict(type='EMAHook', ema_type='MomentumAnnealingEMA', gamma=4))
 STOPPING = dict(
     early_stopping=dict(
-        type='ResumableEarlyStoppingHook', monitor='toy/value', min_delta=100, patience=2
+        type='ResumableEarlyStoppingHook',
+        monitor='toy/value',
+        rule='greater',
+        min_delta=100,
+        patience=2,
     )
 )
 ITERATIONS = dict(type='ResumableIterTrainLoop', max_epochs=None, max_iters=MAX_ITERS)
