@@ -24,7 +24,6 @@ LOG_FILE_ONLY = (
     'Distributed training is not used, all SyncBatchNorm',
     'Parameter group "',  # the summary has the number of parameters
     'Checkpoints will be saved to ',  # so has it the folder
-    'Saving checkpoint at ',
     'Exp name: ',
     'bbox:\n',  # tables of COCO figures; those of a validation come in one table
     'segm:\n',
