@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -32,11 +33,10 @@ _count = itertools.count()
 def train(data_root, work_dir, options):
     """Train with what a user would type after `--cfg-options`."""
     cfg = Config.fromfile(NANO)
-    values = {}
-    for option in f'data_root={data_root} {options} {SMALL}'.split():
-        key, _, value = option.partition('=')
-        values[key] = DictAction._parse_iterable(value)
-    cfg.merge_from_dict(values)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    typed = f'--cfg-options data_root={data_root} {options} {SMALL}'
+    cfg.merge_from_dict(parser.parse_args(typed.split()).cfg_options)
     cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     cfg.experiment_name = f'recipe_{os.getpid()}_{next(_count)}'
     runner = RUNNERS.build(cfg)

@@ -22,7 +22,6 @@ LOG_FILE_ONLY = (
     'Distributed training is not used, all SyncBatchNorm',
     'Parameter group "',  # the summary has the number of parameters
     'Checkpoints will be saved to ',  # so has it the folder
-    'Saving checkpoint at ',
     'Exp name: ',
     'bbox:\n',  # tables of COCO figures; those of a validation come in one table
     'segm:\n',
@@ -30,6 +29,7 @@ LOG_FILE_ONLY = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
 )
+_LIBRARIES = ('stdlib', 'purelib', 'platlib')
 
 
 class TerminalFilter(logging.Filter):
@@ -52,13 +52,14 @@ def keep_short(logger: logging.Logger) -> None:
 def log_file_only(logger: logging.Logger) -> Iterator[None]:
     """What is logged meanwhile does not go to the terminal."""
     filters = [found for found in map(_filter_of, _terminal_handlers(logger)) if found]
+    before = [found.closed for found in filters]  # a warning may come amid what is kept already
     for found in filters:
         found.closed = True
     try:
         yield
     finally:
-        for found in filters:
-            found.closed = False
+        for found, closed in zip(filters, before):
+            found.closed = closed
 
 
 def log_warnings(logger: logging.Logger) -> Callable[[], None]:
@@ -90,9 +91,6 @@ def is_upstream(filename: str) -> bool:
         return False
     libraries = {Path(sysconfig.get_path(name)).resolve() for name in _LIBRARIES}
     return filename.startswith('<') or not libraries.isdisjoint(path.parents)
-
-
-_LIBRARIES = ('stdlib', 'purelib', 'platlib')
 
 
 def log_file_of(logger: logging.Logger) -> str | None:

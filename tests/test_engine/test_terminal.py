@@ -58,6 +58,14 @@ def test_the_file_alone_for_a_while(logger):
     assert (logger.shown(), logger.filed()) == ('shown\n', 'hidden\nshown\n')
 
 
+def test_a_while_within_a_while(logger):
+    with log_file_only(logger):
+        with log_file_only(logger):
+            logger.info('inner')
+        logger.info('outer')
+    assert (logger.shown(), logger.filed()) == ('', 'inner\nouter\n')
+
+
 def test_filtering_twice_is_filtering_once(logger):
     keep_short(logger)
     assert len(logger.handlers[0].filters) == 1
