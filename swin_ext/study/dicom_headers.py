@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swin_ext.images.bare_dicom import begins_with_element
 from swin_ext.study.errors import StudyError
 from swin_ext.study.frames import Frame
 from swin_ext.study.geometry import is_plausible, plane_normal
@@ -81,21 +82,7 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return True  # an error of its study, when that is read
-    return head[128:] == b'DICM' or _begins_with_element(head)
-
-
-def _begins_with_element(head: bytes) -> bool:
-    """Groups 0002 and 0008 begin with even lengths below 64 KiB: the length, a version, a UID."""
-    if len(head) < 12:
-        return False
-    for order in ('little', 'big'):
-        group = int.from_bytes(head[:2], order)
-        element = int.from_bytes(head[2:4], order)
-        explicit = head[4:6].isalpha() and head[4:6].isupper()
-        length = int.from_bytes(head[4:8], order)
-        if group in (0x0002, 0x0008) and element < 0x100 and (explicit or length < 1 << 16):
-            return True
-    return False
+    return head[128:] == b'DICM' or begins_with_element(head)
 
 
 def read_header(path: Path, tags: tuple[str, ...] = GEOMETRY_TAGS) -> pydicom.Dataset:
@@ -109,7 +96,7 @@ def read_header(path: Path, tags: tuple[str, ...] = GEOMETRY_TAGS) -> pydicom.Da
             warnings.simplefilter('ignore')
             with open(path, 'rb') as file:
                 head = file.read(132)
-            bare = head[128:] != b'DICM' and _begins_with_element(head)
+            bare = head[128:] != b'DICM' and begins_with_element(head)
             header = pydicom.dcmread(
                 path, stop_before_pixels=True, specific_tags=list(tags), force=bare
             )
