@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,11 +268,18 @@ def _frames_of(
     groups = len(_items(header, 'PerFrameFunctionalGroupsSequence'))
     if count > 1 and groups not in (0, count):
         raise StudyError(f'it has {count} frames, but describes {groups}', 'Export it again', path)
+    size = int(size[0]), int(size[1])
     clock = _file_times(header, count, path)
-    return [
-        _frame_of(header, index, count, path, uid, (int(size[0]), int(size[1])), spacing_mm, clock)
-        for index in range(count)
-    ]
+    if not groups:  # all that differs is the time
+        first = _frame_of(header, 0, count, path, uid, size, spacing_mm)
+        found = (
+            [replace(first, frame_index=index) for index in range(count)] if count > 1 else [first]
+        )
+    else:
+        found = [
+            _frame_of(header, index, count, path, uid, size, spacing_mm) for index in range(count)
+        ]
+    return [replace(frame, times={**frame.times, **times}) for frame, times in zip(found, clock)]
 
 
 def _frame_of(
@@ -282,7 +290,6 @@ def _frame_of(
     uid: str,
     size: tuple[int, int],
     spacing_mm: tuple[float, float] | None,
-    clock: list[dict[str, float]],
 ) -> Frame:
     fields = _FrameHeader(header, index, path)
     spacing = fields.vector('PixelSpacing', 2)
@@ -311,11 +318,7 @@ def _frame_of(
                 raise StudyError(
                     f'its position lies {position:g} mm away', 'Correct ImagePositionPatient', path
                 )
-    times = dict(clock[index])
-    for tag in CYCLE_TAGS:
-        value = fields.scalar(tag)
-        if value is not None and tag not in times and tag != 'FrameTime':
-            times[tag] = value
+    times = {tag: fields.scalar(tag) for tag in CYCLE_TAGS if tag != 'FrameTime'}
     phases, number = _number(_get(header, 'CardiacNumberOfImages')), fields.scalar('InstanceNumber')
     return Frame(
         path,
@@ -329,7 +332,7 @@ def _frame_of(
         slice_location_mm=fields.scalar('SliceLocation'),
         slice_gap_mm=fields.scalar('SpacingBetweenSlices'),
         thickness_mm=fields.scalar('SliceThickness'),
-        times=times,
+        times={tag: value for tag, value in times.items() if value is not None},
         number=int(number) if number is not None and count == 1 else None,
         phases_said=int(phases) if phases and phases >= 1 else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -167,7 +168,7 @@ def _groups(frames: list[Frame], unplaced: list[Frame]) -> list[list[Frame]]:
 def _alike(one: Frame, other: Frame) -> bool:
     return (
         (one.height, one.width) == (other.height, other.width)
-        and np.allclose(one.spacing_mm, other.spacing_mm, rtol=1e-3)
+        and all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(one.spacing_mm, other.spacing_mm))
         and (one.position_mm is None) == (other.position_mm is None)
         and same_plane(one.normal, other.normal)
     )
