@@ -6,10 +6,12 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from swin_ext.images.bare_dicom import begins_with_element
 from swin_ext.study.errors import StudyError
 from swin_ext.study.frames import Frame
 from swin_ext.study.geometry import is_plausible, plane_normal
@@ -81,21 +83,7 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return True  # an error of its study, when that is read
-    return head[128:] == b'DICM' or _begins_with_element(head)
-
-
-def _begins_with_element(head: bytes) -> bool:
-    """Groups 0002 and 0008 begin with even lengths below 64 KiB: the length, a version, a UID."""
-    if len(head) < 12:
-        return False
-    for order in ('little', 'big'):
-        group = int.from_bytes(head[:2], order)
-        element = int.from_bytes(head[2:4], order)
-        explicit = head[4:6].isalpha() and head[4:6].isupper()
-        length = int.from_bytes(head[4:8], order)
-        if group in (0x0002, 0x0008) and element < 0x100 and (explicit or length < 1 << 16):
-            return True
-    return False
+    return head[128:] == b'DICM' or begins_with_element(head)
 
 
 def read_header(path: Path, tags: tuple[str, ...] = GEOMETRY_TAGS) -> pydicom.Dataset:
@@ -109,7 +97,7 @@ def read_header(path: Path, tags: tuple[str, ...] = GEOMETRY_TAGS) -> pydicom.Da
             warnings.simplefilter('ignore')
             with open(path, 'rb') as file:
                 head = file.read(132)
-            bare = head[128:] != b'DICM' and _begins_with_element(head)
+            bare = head[128:] != b'DICM' and begins_with_element(head)
             header = pydicom.dcmread(
                 path, stop_before_pixels=True, specific_tags=list(tags), force=bare
             )
@@ -280,11 +268,18 @@ def _frames_of(
     groups = len(_items(header, 'PerFrameFunctionalGroupsSequence'))
     if count > 1 and groups not in (0, count):
         raise StudyError(f'it has {count} frames, but describes {groups}', 'Export it again', path)
+    size = int(size[0]), int(size[1])
     clock = _file_times(header, count, path)
-    return [
-        _frame_of(header, index, count, path, uid, (int(size[0]), int(size[1])), spacing_mm, clock)
-        for index in range(count)
-    ]
+    if not groups:  # all that differs is the time
+        first = _frame_of(header, 0, count, path, uid, size, spacing_mm)
+        found = (
+            [replace(first, frame_index=index) for index in range(count)] if count > 1 else [first]
+        )
+    else:
+        found = [
+            _frame_of(header, index, count, path, uid, size, spacing_mm) for index in range(count)
+        ]
+    return [replace(frame, times={**frame.times, **times}) for frame, times in zip(found, clock)]
 
 
 def _frame_of(
@@ -295,7 +290,6 @@ def _frame_of(
     uid: str,
     size: tuple[int, int],
     spacing_mm: tuple[float, float] | None,
-    clock: list[dict[str, float]],
 ) -> Frame:
     fields = _FrameHeader(header, index, path)
     spacing = fields.vector('PixelSpacing', 2)
@@ -324,11 +318,7 @@ def _frame_of(
                 raise StudyError(
                     f'its position lies {position:g} mm away', 'Correct ImagePositionPatient', path
                 )
-    times = dict(clock[index])
-    for tag in CYCLE_TAGS:
-        value = fields.scalar(tag)
-        if value is not None and tag not in times and tag != 'FrameTime':
-            times[tag] = value
+    times = {tag: fields.scalar(tag) for tag in CYCLE_TAGS if tag != 'FrameTime'}
     phases, number = _number(_get(header, 'CardiacNumberOfImages')), fields.scalar('InstanceNumber')
     return Frame(
         path,
@@ -342,7 +332,7 @@ def _frame_of(
         slice_location_mm=fields.scalar('SliceLocation'),
         slice_gap_mm=fields.scalar('SpacingBetweenSlices'),
         thickness_mm=fields.scalar('SliceThickness'),
-        times=times,
+        times={tag: value for tag, value in times.items() if value is not None},
         number=int(number) if number is not None and count == 1 else None,
         phases_said=int(phases) if phases and phases >= 1 else None,
     )

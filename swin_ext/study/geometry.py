@@ -27,8 +27,8 @@ def plane_normal(orientation: np.ndarray) -> np.ndarray:
         ValueError: If they are no two perpendicular unit vectors.
     """
     rows, columns = orientation[:3], orientation[3:]
-    lengths = np.linalg.norm(rows), np.linalg.norm(columns)
-    if not np.allclose(lengths, 1, atol=0.02) or abs(rows @ columns) > 0.02:
+    off = np.abs([rows @ rows - 1, columns @ columns - 1, rows @ columns])
+    if not off.max() <= 0.04:  # so that NaN is refused, too
         raise ValueError('its row and column directions are no perpendicular unit vectors')
     normal = np.cross(rows, columns)
     return normal / np.linalg.norm(normal)

@@ -264,7 +264,7 @@ def _unit_mm(
             path,
         )
     notes.append(
-        f'its header says {name} for voxels of {rows:.4g} x {columns:.4g}, implausible for a '
-        f'heart; {UNIT_NAMES[plausible[0]]} are taken'
+        f'its header says {name} for voxels of {rows:.4g} x {columns:.4g}, which is implausible '
+        f'for a heart; {UNIT_NAMES[plausible[0]]} are taken'
     )
     return MM_PER_UNIT[plausible[0]]

@@ -108,8 +108,8 @@ def _rank(slices: list[list[Frame]], warnings: list[str]) -> tuple[str, list[lis
     if same_time and not cycle:
         one, other = repeating[same_time[0]]
         raise StudyError(
-            f'it has the place and the {same_time[0]} of another image, {other.path.name}',
-            'Keep one of both',
+            f'it has the place and the {same_time[0]} of another image',
+            f'Keep one of it and {other.path.name}',
             one.path,
         )
     trusted = cycle + [tag for tag in CLOCK_TAGS if tag in orders]

@@ -64,7 +64,7 @@ def read_study(
     else:
         paths = [Path(path) for path in source]
         root = paths[0].parent if paths else Path()
-    stacks, left_out = [], []
+    stacks, left_out, refused_errors = [], [], []
     nifti_paths = tuple(path for path in paths if is_nifti(path))
     if nifti_paths:
         from swin_ext.study.nifti_geometry import header_path
@@ -88,12 +88,15 @@ def read_study(
         found = build_stacks(dicom_headers.frames_of(headers, spacing_mm))
         stacks += found.stacks
         for refused in found.refused:
+            refused_errors.append(refused.error)
             files = dict.fromkeys(frame.path for frame in refused.frames)
             left_out += [LeftOut(path, refused.error.problem) for path in files]
         left_out += [
             LeftOut(path, 'its header does not say where it lies')
             for path in dict.fromkeys(frame.path for frame in found.unplaced)
         ]
+    if not stacks and refused_errors:
+        raise refused_errors[0]
     if not stacks:
         reasons = '; '.join(dict.fromkeys(item.reason for item in left_out))
         raise StudyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from swin_ext.study.errors import StudyError
 from swin_ext.study.frames import Frame
 from swin_ext.study.geometry import (
     SAME_POSITION_MM,
+    SLICE_RANGE_MM,
     distinct_positions,
     plane_name,
     regular_steps,
@@ -167,7 +169,7 @@ def _groups(frames: list[Frame], unplaced: list[Frame]) -> list[list[Frame]]:
 def _alike(one: Frame, other: Frame) -> bool:
     return (
         (one.height, one.width) == (other.height, other.width)
-        and np.allclose(one.spacing_mm, other.spacing_mm, rtol=1e-3)
+        and all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(one.spacing_mm, other.spacing_mm))
         and (one.position_mm is None) == (other.position_mm is None)
         and same_plane(one.normal, other.normal)
     )
@@ -239,17 +241,21 @@ def _stack_of(group: list[Frame]) -> Stack:
     )
 
 
+def _is_distance(gap: float | None) -> bool:
+    return gap is not None and SLICE_RANGE_MM[0] <= abs(gap) <= SLICE_RANGE_MM[1]
+
+
 def _slice_spacing(
     group: list[Frame], places: list[float], warnings: list[str]
 ) -> tuple[float | None, tuple[int, ...]]:
     """Distance of slices and their numbers; positions go before what tags say of distances."""
-    gaps = {abs(frame.slice_gap_mm) for frame in group if frame.slice_gap_mm}
+    gaps = {abs(frame.slice_gap_mm) for frame in group if _is_distance(frame.slice_gap_mm)}
     said = gaps.pop() if len(gaps) == 1 else None
     if any(frame.slice_gap_mm and frame.slice_gap_mm < 0 for frame in group):
         warnings.append('SpacingBetweenSlices is negative; its size is taken')
     if len(places) == 1:
         thickness = {frame.thickness_mm for frame in group if frame.thickness_mm}
-        if said is None and len(thickness) == 1:
+        if said is None and len(thickness) == 1 and 0 < min(thickness) <= SLICE_RANGE_MM[1]:
             warnings.append('a single slice counts by its SliceThickness')
             return thickness.pop(), (0,)
         return said, (0,)

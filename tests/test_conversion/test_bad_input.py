@@ -448,13 +448,6 @@ BROKEN = [
     ),
     (
         'contours',
-        'rescale slope that is empty',
-        DICOM,
-        lambda p: edit_dicom(p, RescaleSlope='', RescaleIntercept=0),
-        'pixels cannot be read|for a reason',
-    ),
-    (
-        'contours',
         'contradicting times',
         'dicom/B',
         lambda p: contradict(p),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from study_files import SIZE, strip_preamble, write_dicom
@@ -170,3 +171,18 @@ def test_packaged_files_of_pydicom():
             if 'PixelSpacing' in dataset:
                 assert frame.spacing_mm == tuple(map(float, dataset.PixelSpacing))
     assert read_ones > 10
+
+
+def test_a_loop_of_many_frames_shares_one_header(tmp_path):
+    write_dicom(
+        tmp_path / 'a.dcm',
+        1,
+        np.zeros((1, 8, 8)),
+        NumberOfFrames=5000,
+        FrameTime=40,
+        SliceLocation=3,
+    )
+    frames = dicom_headers.read_frames([tmp_path / 'a.dcm'])
+    assert [frame.frame_index for frame in frames] == list(range(5000))
+    assert [frame.times for frame in frames[:3]] == [dict(FrameTime=40 * i) for i in range(3)]
+    assert {(frame.position_mm, frame.slice_location_mm) for frame in frames} == {(0, 3)}

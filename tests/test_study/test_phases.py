@@ -138,7 +138,7 @@ def test_two_images_of_one_place_and_time_are_refused_by_name(tmp_path):
     write_cine(tmp_path, TriggerTime=lambda z, p: 40 * p)
     write_dicom(tmp_path / 'copy.dcm', 77, ImagePositionPatient=[0, 0, 8], TriggerTime=40)
     with pytest.raises(
-        StudyError, match=r'the place and the TriggerTime of another image, \w+.dcm'
+        StudyError, match=r'TriggerTime of another image. Keep one of it and \w+.dcm'
     ):
         read_study(tmp_path)
 

@@ -114,6 +114,9 @@ def test_positions_go_before_tags(tmp_path, said, words, thickness):
         (dict(SpacingBetweenSlices=10, SliceThickness=8), 10),
         (dict(SpacingBetweenSlices=-10, SliceThickness=8), 10),
         (dict(SliceThickness=8), 8),
+        (dict(SliceThickness=-8), None),
+        (dict(SliceThickness=0), None),
+        (dict(SpacingBetweenSlices=9000), None),
         ({}, None),
     ],
 )
