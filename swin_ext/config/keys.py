@@ -214,4 +214,4 @@ def _value_problems(path: Path, node: dict, model: type[BaseModel]) -> Iterator[
 
 def _defined_in(text: str) -> set[str]:
     """Names that the text of a config, in Python, JSON or YAML, defines at its top."""
-    return set(re.findall(r'''(?m)^(?:\s*"|'?)(\w+)["']?\s*[=:]''', text))
+    return set(re.findall(r"""(?m)^(?:\s*"|'?)(\w+)["']?\s*[=:]""", text))

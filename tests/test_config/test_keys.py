@@ -73,12 +73,14 @@ def test_option_that_nothing_reads_is_refused(option):
 def test_variables_of_a_config_file_are_free(tmp_path):
     base = config().filename
     (tmp_path / 'mine.py').write_text(
-        f"_base_ = [{base!r}]\nbatch_size = 3\nmy_scale = (3, 4)\ntrain_pipeline_2 = []\n"
+        f'_base_ = [{base!r}]\nbatch_size = 3\nmy_scale = (3, 4)\ntrain_pipeline_2 = []\n'
     )
     cfg = finalise_config(Config.fromfile(tmp_path / 'mine.py'))
     assert cfg.batch_size == 3
-    (tmp_path / 'mine.py').write_text(f"_base_ = [{base!r}]\nnum_class = 3\n")
-    assert 'Did you mean num_classes?' in refused(Config.fromfile(tmp_path / 'mine.py'))['num_class']
+    (tmp_path / 'mine.py').write_text(f'_base_ = [{base!r}]\nnum_class = 3\n')
+    assert (
+        'Did you mean num_classes?' in refused(Config.fromfile(tmp_path / 'mine.py'))['num_class']
+    )
 
 
 def test_all_problems_are_listed_at_once():
@@ -114,9 +116,9 @@ def test_part_without_a_type(path):
     assert 'this part has no type' in refused(copy.deepcopy(cfg))[path]
     part['tpye'] = kind
     assert 'Did you mean' in refused(copy.deepcopy(cfg))[f'{path}.tpye']
-    part['type'] = part.pop('tpye')[:-1]
+    part['type'] = part.pop('tpye') + 'x'
     problem = refused(cfg)[f'{path}.type']
-    assert f'nothing is registered as {kind[:-1]}' in problem and f'mean {kind}?' in problem
+    assert f'nothing is registered as {kind}x' in problem and f'mean {kind}?' in problem
 
 
 @pytest.mark.parametrize(
@@ -154,14 +156,12 @@ def paths_of(node, path=()):
             yield from paths_of(value, (*path, key))
 
 
-def slips(key, draw):
-    """The key with a letter less, and with two letters swapped."""
+def slip_in(key, draw):
+    """The key with a letter less, or with two letters swapped."""
     i = draw.randrange(len(key))
-    yield key[:i] + key[i + 1 :]
-    swaps = [i for i in range(len(key) - 1) if key[i] != key[i + 1]]
-    if swaps:
-        i = draw.choice(swaps)
-        yield key[:i] + key[i + 1] + key[i] + key[i + 2 :]
+    if draw.random() < 0.5 and key[i : i + 2] != key[i : i + 2][::-1]:
+        return key[:i] + key[i : i + 2][::-1] + key[i + 2 :]
+    return key[:i] + key[i + 1 :]
 
 
 # Names that a user gives: of modules whose parameters are meant. And a variable of a piece, which
@@ -177,23 +177,22 @@ def test_each_key_with_a_slip_is_refused(name):
     for path in paths_of(plain):
         if len(path) > 1 and path[-2] in FREE:
             continue
-        draw = random.Random('.'.join(map(str, path)))
-        for slip in slips(path[-1], draw):
-            changed = Config(copy.deepcopy(plain), cfg_text=cfg.text)
-            node = changed._cfg_dict
-            for key in path[:-1]:
-                node = node[key]
-            if not slip or slip in node:
+        slip = slip_in(path[-1], random.Random('.'.join(map(str, path))))
+        changed = Config(copy.deepcopy(plain), cfg_text=cfg.text)
+        node = changed._cfg_dict
+        for key in path[:-1]:
+            node = node[key]
+        if not slip or slip in node:
+            continue
+        node[slip] = node.pop(path[-1])
+        total += 1
+        try:
+            finalise_config(changed)
+        except ConfigError as error:
+            if any(slip in problem.path.split('.') for problem in error.problems):
                 continue
-            node[slip] = node.pop(path[-1])
-            total += 1
-            try:
-                finalise_config(changed)
-            except ConfigError as error:
-                if any(slip in problem.path.split('.') for problem in error.problems):
-                    continue
-            missed.append(('.'.join(map(str, path)), slip))
-    assert total > 300
+        missed.append(('.'.join(map(str, path)), slip))
+    assert total > 200
     assert not missed
 
 
