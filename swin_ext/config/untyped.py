@@ -260,11 +260,7 @@ MODEL = {
     'nms': SUPPRESSION,
     'dqs_cfg': SUPPRESSION,
     'roi_layer': ROI_LAYER,
-    # of Swin backbones, here and in MMPretrain
-    'backbone.arch': keys(
-        Open,
-        'embed_dims depths num_heads window_size pretrained_window_sizes extra_norm_every_n_blocks',
-    ),
+    'backbone.arch': keys(Open, 'embed_dims depths num_heads version'),
     'plugins': keys(Closed, 'cfg stages position'),
     'upsample_cfg': UPSAMPLING,
     # DETR and its kin, Mask2Former
