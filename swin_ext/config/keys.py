@@ -49,6 +49,8 @@ DEFAULT_TYPES = {
     'val_cfg': 'ValLoop',
     'test_cfg': 'TestLoop',
 }
+# Transforms that hand all other keys on to another one.
+HAND_ON_TO_RESIZE = frozenset({'RandomResize', 'RandomChoiceResize'})
 # Named by type in a library's own way, and taken apart by the class that stands here.
 OTHERS_BUSINESS = frozenset('Albu Detectron2Wrapper MMDetWrapper MMSegWrapper TIMMBackbone'.split())
 
@@ -102,7 +104,12 @@ def _walk(node: Any, path: Path, scope: str, owner: Any) -> Iterator[Problem]:
         if not found:
             yield from _unknown_type(path, kind, scope)
             return
-        yield from _against_classes(node, path, found)
+        if found[0].__name__ in HAND_ON_TO_RESIZE:
+            resize = classes_named(node.get('resize_type', 'Resize'), scope)
+            names = frozenset().union(*(keys_of(each)[0] for each in resize))
+        else:
+            names = frozenset()
+        yield from _against_classes(node, path, found, names)
         if any(each.__name__ in OTHERS_BUSINESS for each in found):
             return
     else:
@@ -139,8 +146,10 @@ def _against_model(node: dict, path: Path, model: type[BaseModel]) -> Iterator[P
     yield from _value_problems(path, node, model)
 
 
-def _against_classes(node: dict, path: Path, classes: list) -> Iterator[Problem]:
-    names, others_too = {'type', '_scope_'}, False
+def _against_classes(
+    node: dict, path: Path, classes: list, more: frozenset[str]
+) -> Iterator[Problem]:
+    names, others_too = {'type', '_scope_', *more}, False
     for each in classes:
         keys, takes_others = keys_of(each)
         names |= keys

@@ -39,9 +39,9 @@ def place_named_parts(cfg: Any) -> list[Problem]:
     """Move what a config says under these names to the lists that runners read."""
     problems = []
     if any(name in cfg for name in HOOKS):
-        hooks = cfg.get('custom_hooks')
-        cfg['custom_hooks'] = hooks = [] if hooks is None else hooks
+        hooks = cfg.get('custom_hooks') or []
         problems += _place(cfg, hooks, HOOKS, 'custom_hooks')
+        cfg['custom_hooks'] = hooks
     if any(name in cfg for name in VIS_BACKENDS):
         visualizer = cfg.get('visualizer')
         if not isinstance(visualizer, dict):

@@ -260,6 +260,7 @@ MODEL = {
     'nms': SUPPRESSION,
     'dqs_cfg': SUPPRESSION,
     'roi_layer': ROI_LAYER,
+    'backbone.arch': keys(Open, 'embed_dims depths num_heads version'),
     'plugins': keys(Closed, 'cfg stages position'),
     'upsample_cfg': UPSAMPLING,
     # DETR and its kin, Mask2Former

@@ -116,9 +116,9 @@ def test_part_without_a_type(path):
     assert 'this part has no type' in refused(copy.deepcopy(cfg))[path]
     part['tpye'] = kind
     assert 'Did you mean' in refused(copy.deepcopy(cfg))[f'{path}.tpye']
-    part['type'] = part.pop('tpye')[:-1]
+    part['type'] = part.pop('tpye') + 'x'
     problem = refused(cfg)[f'{path}.type']
-    assert f'nothing is registered as {kind[:-1]}' in problem and f'mean {kind}?' in problem
+    assert f'nothing is registered as {kind}x' in problem and f'mean {kind}?' in problem
 
 
 @pytest.mark.parametrize(
@@ -156,46 +156,44 @@ def paths_of(node, path=()):
             yield from paths_of(value, (*path, key))
 
 
-def slips(key, draw):
-    """The key with a letter less, and with two letters swapped."""
+def slip_in(key, draw):
+    """The key with a letter less, or with two letters swapped."""
     i = draw.randrange(len(key))
-    yield key[:i] + key[i + 1 :]
-    swaps = [i for i in range(len(key) - 1) if key[i] != key[i + 1]]
-    if swaps:
-        i = draw.choice(swaps)
-        yield key[:i] + key[i + 1] + key[i] + key[i + 2 :]
+    if draw.random() < 0.5 and key[i : i + 2] != key[i : i + 2][::-1]:
+        return key[:i] + key[i : i + 2][::-1] + key[i + 2 :]
+    return key[:i] + key[i + 1 :]
 
 
 # Names that a user gives: of modules whose parameters are meant. And a variable of a piece, which
 # is read by its name while the config is, so that another name is an error there.
-FREE = {'lr_mult', 'custom_keys'}
+FREE = {'lr_mult', 'custom_keys', 'no_decay'}
 
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_each_key_with_a_slip_is_refused(name):
     cfg = config(name)
-    plain = {k: v for k, v in cfg.to_dict().items()}
+    plain = {key: value for key, value in cfg.to_dict().items() if key != 'default_scope'}
     missed, total = [], 0
     for path in paths_of(plain):
         if len(path) > 1 and path[-2] in FREE:
             continue
-        draw = random.Random('.'.join(map(str, path)))
-        for slip in slips(path[-1], draw):
-            changed = Config(copy.deepcopy(plain), cfg_text=cfg.text)
-            node = changed._cfg_dict
-            for key in path[:-1]:
-                node = node[key]
-            if not slip or slip in node:
+        slip = slip_in(path[-1], random.Random('.'.join(map(str, path))))
+        part = dict(default_scope='mmdet', **{path[0]: copy.deepcopy(plain[path[0]])})
+        changed = Config(part, cfg_text=cfg.text)
+        node = changed._cfg_dict
+        for key in path[:-1]:
+            node = node[key]
+        if not slip or slip in node:
+            continue
+        node[slip] = node.pop(path[-1])
+        total += 1
+        try:
+            finalise_config(changed)
+        except ConfigError as error:
+            if any(slip in problem.path.split('.') for problem in error.problems):
                 continue
-            node[slip] = node.pop(path[-1])
-            total += 1
-            try:
-                finalise_config(changed)
-            except ConfigError as error:
-                if any(slip in problem.path.split('.') for problem in error.problems):
-                    continue
-            missed.append(('.'.join(map(str, path)), slip))
-    assert total > 300
+        missed.append(('.'.join(map(str, path)), slip))
+    assert total > 200
     assert not missed
 
 

@@ -3,6 +3,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from swin_ext.config import ConfigError
 from swin_ext.engine import SwinExtRunner
 
 
@@ -11,7 +12,8 @@ def resolved(monkeypatch):
     """Run `from_cfg` up to the point where upstream's would build the runner."""
 
     def resolve(**cfg):
-        cfg = Config(dict(runner_type='SwinExtRunner', work_dir='.', model=dict(), **cfg))
+        cfg = dict(runner_type='SwinExtRunner', work_dir='.', default_scope='mmdet', **cfg)
+        cfg = Config(dict(dict(model=dict(type='RetinaNet')), **cfg))
         monkeypatch.setattr(Runner, 'from_cfg', classmethod(lambda cls, cfg: cfg))
         return RUNNERS.build(cfg)
 
@@ -47,14 +49,16 @@ def test_data_root_reaches_data_sets_that_have_none(resolved):
 
 
 def test_num_classes_reaches_every_head(resolved):
+    box_head, mask_head = 'Shared2FCBBoxHead', 'FCNMaskHead'
     model = dict(
+        type='CascadeRCNN',
         roi_head=dict(
-            bbox_head=[dict(num_classes=80), dict(num_classes=80)], mask_head=dict(num_classes=80)
-        )
+            type='CascadeRoIHead',
+            bbox_head=[dict(type=box_head, num_classes=80), dict(type=box_head, num_classes=80)],
+            mask_head=dict(type=mask_head, num_classes=80),
+        ),
     )
-    cfg = Config(dict(num_classes=2, model=model))
-    resolved()  # patches Runner.from_cfg
-    model = SwinExtRunner.from_cfg(cfg).model
+    model = resolved(num_classes=2, model=model).model
     assert [head.num_classes for head in model.roi_head.bbox_head] == [2, 2]
     assert model.roi_head.mask_head.num_classes == 2
 
@@ -78,3 +82,8 @@ def test_configs_without_these_keys_stay_as_they_are(resolved):
     )
     assert 'data_root' not in cfg.train_dataloader.dataset
     assert cfg.train_cfg.max_epochs == 12
+
+
+def test_misspelt_key_is_refused_before_anything_is_built(resolved):
+    with pytest.raises(ConfigError, match='max_epoch: .* Did you mean max_epochs'):
+        resolved(max_epoch=3)
