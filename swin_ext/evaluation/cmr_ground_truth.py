@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask
-from mmengine.fileio import load
 from mmengine.logging import print_log
 
 from swin_ext.coco.categories import category_ids
 from swin_ext.coco.masks import to_rle
+from swin_ext.coco.reading import read_coco
 from swin_ext.coco.spacing import is_length, spacing_of
+from swin_ext.evaluation.errors import EvaluationError
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class CMRGroundTruth:
         unit: 'mm' if the images have a spacing, else 'px'.
 
     Raises:
-        ValueError: If a class is no category; if a spacing is no length, or only some images have
+        EvaluationError: If a class is no category; if a spacing is no length, or only some images have
             one; if two images are the same slice of a patient at the same phase; if the slices of
             a stack differ in size or spacing.
     """
@@ -71,8 +72,9 @@ class CMRGroundTruth:
         classes: tuple[str, ...],
         slice_spacing_mm: float | None = None,
         backend_args: dict | None = None,
+        invalid: str = 'error',
     ):
-        content = load(ann_file, file_format='json', backend_args=backend_args)
+        content = read_coco(ann_file, invalid=invalid, needs_masks=True, backend_args=backend_args)
         self.ann_file = ann_file
         ids = category_ids(content, classes, ann_file)
         self._label_of_category = {ids[name]: label for label, name in enumerate(classes)}
@@ -85,7 +87,7 @@ class CMRGroundTruth:
 
         without = [image.id for image in self.images.values() if image.spacing is None]
         if without and len(without) < len(self.images):
-            raise ValueError(
+            raise EvaluationError(
                 f'{ann_file}: {len(without)} of {len(self.images)} images have no "spacing_mm", '
                 f'the first of them is image {without[0]!r}. Add it to all, or remove it from all '
                 'to measure in pixels.'
@@ -98,7 +100,7 @@ class CMRGroundTruth:
         """Boolean masks (classes, H, W); the parts of a class are one mask, crowds included.
 
         Raises:
-            ValueError: If an annotation has no mask or one of another size.
+            EvaluationError: If an annotation has no mask or one of another size.
         """
         masks = np.zeros((len(self._label_of_category), image.height, image.width), bool)
         for annotation in self._annotations[image.id]:
@@ -108,10 +110,10 @@ class CMRGroundTruth:
             segmentation = annotation.get('segmentation')
             where = f'{self.ann_file}: annotation {annotation["id"]} of image {image.id!r}'
             if not segmentation:
-                raise ValueError(f'{where} has no segmentation.')
+                raise EvaluationError(f'{where} has no segmentation.')
             rle = to_rle(segmentation, image.height, image.width)
             if list(rle['size']) != [image.height, image.width]:
-                raise ValueError(
+                raise EvaluationError(
                     f'{where} has a mask of {rle["size"]} pixels, but the image has '
                     f'{[image.height, image.width]}.'
                 )
@@ -122,13 +124,13 @@ class CMRGroundTruth:
         given = image.get('spacing_mm')
         spacing = spacing_of(image, allow_third=False)
         if spacing is None and given is not None:
-            raise ValueError(
+            raise EvaluationError(
                 f'{self.ann_file}: image {image["id"]!r} has spacing_mm={given!r}; it must '
                 'be a positive number, or two for rows and columns.'
             )
         between = image.get('slice_spacing_mm', slice_spacing_mm)
         if between is not None and not is_length(between):
-            raise ValueError(
+            raise EvaluationError(
                 f'{self.ann_file}: image {image["id"]!r} has '
                 f'slice_spacing_mm={between!r}; it must be a positive number, the '
                 'distance of slice centres (thickness and gap).'
@@ -153,7 +155,7 @@ class CMRGroundTruth:
             group = groups[image.patient, image.phase]
             other = group.setdefault(image.slice, image)
             if other is not image:
-                raise ValueError(
+                raise EvaluationError(
                     f'{self.ann_file}: images {other.id!r} and {image.id!r} are both slice '
                     f'{image.slice} of patient {image.patient!r} at phase {image.phase!r}. Name '
                     'their phases, or remove one of them.'
@@ -161,7 +163,7 @@ class CMRGroundTruth:
             first = next(iter(group.values()))
             for what in ('height', 'width', 'spacing', 'slice_spacing'):
                 if getattr(first, what) != getattr(image, what):
-                    raise ValueError(
+                    raise EvaluationError(
                         f'{self.ann_file}: images {first.id!r} and {image.id!r} are slices of '
                         f'patient {image.patient!r} at phase {image.phase!r}, but differ in '
                         f'{what}: {getattr(first, what)} and {getattr(image, what)}.'

@@ -25,6 +25,7 @@ from swin_ext.evaluation.clinical import (
     volume_ml,
 )
 from swin_ext.evaluation.cmr_ground_truth import CMRGroundTruth, CMRImage, Stack
+from swin_ext.evaluation.errors import EvaluationError
 from swin_ext.evaluation.samples import (
     FailTogetherMixin,
     as_labels,
@@ -90,7 +91,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
 
     Raises:
         ModuleNotFoundError: If MONAI is not installed.
-        ValueError: If an argument is impossible, the ground truth is (see `CMRGroundTruth`), or a
+        EvaluationError: If an argument is impossible, the ground truth is (see `CMRGroundTruth`), or a
             prediction has a NaN score, no masks, masks of another size or an unknown label.
     """
 
@@ -109,12 +110,12 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
         require('monai', 'CMRMetric')
         super().__init__(**kwargs)
         if merge not in ('best', 'union'):
-            raise ValueError(f"CMRMetric: merge={merge!r} must be 'best' or 'union'.")
+            raise EvaluationError(f"CMRMetric: merge={merge!r} must be 'best' or 'union'.")
         if not 0 <= score_thr <= 1:
-            raise ValueError(f'CMRMetric: score_thr={score_thr!r} must lie in [0, 1].')
+            raise EvaluationError(f'CMRMetric: score_thr={score_thr!r} must lie in [0, 1].')
         unknown = set(roles or ()) - set(DEFAULT_ROLES)
         if unknown:
-            raise ValueError(
+            raise EvaluationError(
                 f'CMRMetric: unknown roles {sorted(unknown)}; there are {list(DEFAULT_ROLES)}.'
             )
         self.ann_file, self.merge, self.score_thr, self.roles = ann_file, merge, score_thr, roles
@@ -134,9 +135,9 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
             labels, scores = as_labels(pred['labels']), pred['scores'].cpu().numpy()
             check_prediction(dict(img_id=image_id, labels=labels, scores=scores), num_classes)
             if 'masks' not in pred:
-                raise ValueError('CMRMetric needs masks, but the model predicts none.')
+                raise EvaluationError('CMRMetric needs masks, but the model predicts none.')
             if image_id not in truth.images:
-                raise ValueError(f'Image {image_id!r} is no image of {truth.ann_file}.')
+                raise EvaluationError(f'Image {image_id!r} is no image of {truth.ann_file}.')
             image = truth.images[image_id]
             rles = [
                 merge_instances(pred['masks'], self._choose(labels == label, scores))
@@ -144,7 +145,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
             ]
             for rle in rles:
                 if rle is not None and list(rle['size']) != [image.height, image.width]:
-                    raise ValueError(
+                    raise EvaluationError(
                         f'Image {image_id!r}: predicted masks have {rle["size"]} pixels, but '
                         f'{truth.ann_file} says {[image.height, image.width]}.'
                     )
@@ -211,7 +212,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
         if self._truth is None:
             ann_file = self.ann_file or self.dataset_meta.get('ann_file')
             if ann_file is None:
-                raise ValueError(
+                raise EvaluationError(
                     'CMRMetric has no ground truth: give it ann_file, or use a data '
                     "set with metainfo['ann_file'] such as CMRDataset."
                 )
@@ -220,6 +221,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
                 tuple(self.dataset_meta['classes']),
                 self.slice_spacing_mm,
                 self.backend_args,
+                self.dataset_meta.get('invalid', 'error'),
             )
         return self._truth
 
@@ -228,7 +230,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
         classes = self.dataset_meta['classes']
         unknown = [name for name in (self.roles or {}).values() if name not in classes]
         if unknown:
-            raise ValueError(
+            raise EvaluationError(
                 f'CMRMetric: roles={self.roles} name {unknown}, but the classes are '
                 f'{list(classes)}.'
             )

@@ -10,12 +10,13 @@ import numpy as np
 import pycocotools.mask
 import torch
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import load
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
 from swin_ext.coco.categories import category_ids
+from swin_ext.coco.reading import read_coco
+from swin_ext.evaluation.errors import EvaluationError
 from swin_ext.evaluation.samples import (
     FailTogetherMixin,
     as_labels,
@@ -52,7 +53,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     Raises:
         ModuleNotFoundError: If faster-coco-eval is not installed.
-        ValueError: If a class of the data set is no category of the ground truth, if it is unknown
+        EvaluationError: If a class of the data set is no category of the ground truth, if it is unknown
             which label is which class, if masks are asked for and missing, or if a prediction has
             a NaN score, an unknown label or an unknown image.
     """
@@ -67,12 +68,12 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
                 f'{[*PRECISION_ITEMS, *RECALL_ITEMS]}.'
             )
         if 'proposal_fast' in self.metrics:
-            raise ValueError(
+            raise EvaluationError(
                 "FastCocoMetric: mmdet's 'proposal_fast' fails with NumPy 1.24 and "
                 "newer; take 'proposal' instead."
             )
         if len(self.proposal_nums) != 3 or 100 not in self.proposal_nums:
-            raise ValueError(
+            raise EvaluationError(
                 f'FastCocoMetric: proposal_nums={self.proposal_nums} must be three '
                 'numbers with 100 among them, at which COCO defines its mAP.'
             )
@@ -111,7 +112,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
             gt = dict(img_id=sample['img_id'], height=height, width=width)
             if self._ann_file() is None:
                 if 'instances' not in sample:
-                    raise ValueError(
+                    raise EvaluationError(
                         'FastCocoMetric has no ground truth: give it ann_file, use a data set with '
                         "metainfo['ann_file'] such as CMRDataset, or load annotations in the test "
                         'pipeline.'
@@ -186,11 +187,15 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         if ann_file is None:
             content = samples_to_coco(gts, classes)
         else:
-            content = load(ann_file, file_format='json', backend_args=self.backend_args)
+            content = read_coco(
+                ann_file,
+                invalid=self.dataset_meta.get('invalid', 'error'),
+                backend_args=self.backend_args,
+            )
         ids = category_ids(content, classes, 'The ground truth of the metric')
         in_file = [name for name in ids if name in classes]
         if 'ann_file' not in self.dataset_meta and in_file != list(classes):
-            raise ValueError(
+            raise EvaluationError(
                 f'{ann_file} lists the categories {in_file}, the data set {list(classes)}, and '
                 "mmdet's CocoDataset would number labels in the order of the file: give "
                 'metainfo.classes in that order, or use CMRDataset, whose label i is classes[i].'
@@ -206,7 +211,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         if 'segm' in self.metrics:
             without = [a['id'] for a in used if not a.get('segmentation')]
             if without:
-                raise ValueError(
+                raise EvaluationError(
                     f"{ann_file or 'The ground truth'}: metric 'segm' needs masks, but "
                     f'{len(without)} annotations have no segmentation, the first of them with id '
                     f'{without[0]}.'
@@ -241,7 +246,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
     def _number(self, pred: dict) -> int:
         """The evaluator's id of the image that a prediction is for."""
         if pred['img_id'] not in self._number_of_image:
-            raise ValueError(f'Image {pred["img_id"]!r} is no image of {self._ann_file()}.')
+            raise EvaluationError(f'Image {pred["img_id"]!r} is no image of {self._ann_file()}.')
         return self._number_of_image[pred['img_id']]
 
     def _detections(self, preds: list[dict], iou_type: str):
@@ -255,7 +260,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
             categories, scores = cat_ids[pred['labels']].tolist(), pred['scores']
             if iou_type == 'segm':
                 if 'masks' not in pred:
-                    raise ValueError(
+                    raise EvaluationError(
                         "FastCocoMetric: metric 'segm' needs masks, but the model predicts none."
                     )
                 masks, scores = pred['masks'], pred.get('mask_scores', scores)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size
 
+from swin_ext.evaluation.errors import EvaluationError, PredictionTypeError
+
 
 class FailTogetherMixin:
     """Makes an error of the main process, which computes the figures, that of every rank.
@@ -36,10 +38,12 @@ def as_labels(labels: torch.Tensor) -> np.ndarray:
     """Labels (N,) as integers; without any detection some models give them as floats.
 
     Raises:
-        TypeError: If there are labels that are no integers.
+        PredictionTypeError: If there are labels that are no integers.
     """
     if labels.is_floating_point() and labels.numel():
-        raise TypeError(f'Labels are {labels.dtype}, but must be integers, the indices of classes.')
+        raise PredictionTypeError(
+            f'Labels are {labels.dtype}, but must be integers, the indices of classes.'
+        )
     return labels.cpu().numpy().astype(np.int64)
 
 
@@ -47,17 +51,17 @@ def check_prediction(prediction: dict, num_classes: int) -> None:
     """Check `scores` and `labels`, both of shape (N,), of the image `img_id`.
 
     Raises:
-        ValueError: If a score is not finite or a label is no class.
+        EvaluationError: If a score is not finite or a label is no class.
     """
     scores, labels = prediction['scores'], prediction['labels']
     if not np.isfinite(scores).all():
         number = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(
+        raise EvaluationError(
             f'Image {prediction["img_id"]!r}: instance {number} has the score {scores[number]}; '
             'the weights may have diverged in training.'
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(
+        raise EvaluationError(
             f'Image {prediction["img_id"]!r}: the model predicts label {labels.max()}, but the '
             f'data set has {num_classes} classes: check num_classes.'
         )

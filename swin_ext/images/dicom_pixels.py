@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from swin_ext.images.bare_dicom import begins_with_element
 from swin_ext.images.codestreams import size_of
 from swin_ext.images.image_file import Content, ImageFile, ImageReadError, check_size
 from swin_ext.utils.optional import import_optional, missing
@@ -68,7 +69,18 @@ def open_dicom(content: Content) -> ImageFile:
     pydicom = import_optional('pydicom', f'Reading {name}')
     data = content.read()
     _check_deflated(data, name)
-    dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(PIXEL_TAGS))
+    bare = begins_with_element(data[:132]) and data[128:132] != b'DICM'
+    dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(PIXEL_TAGS), force=bare)
+    if bare and 'TransferSyntaxUID' not in dataset.file_meta:
+        # Without file meta information nothing is compressed, and pydicom found out the rest.
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            pydicom.uid.ImplicitVRLittleEndian
+            if implicit
+            else pydicom.uid.ExplicitVRLittleEndian
+            if little
+            else pydicom.uid.ExplicitVRBigEndian
+        )
     if not any(tag in dataset for tag in PIXEL_TAGS[-3:]):
         raise ImageReadError(f'{name} has no pixel data: it is truncated, or no image.')
     colours = dataset.PhotometricInterpretation

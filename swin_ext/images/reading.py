@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swin_ext.images.bare_dicom import begins_with_element
 from swin_ext.images.dicom_pixels import open_dicom
 from swin_ext.images.image_file import (
     Content,
@@ -116,7 +117,7 @@ def _find_opener(head: bytes, content: Content) -> Callable[[Content], ImageFile
     ):
         if head.startswith(signature):
             return opener
-    if head[128:132] == b'DICM':
+    if head[128:132] == b'DICM' or begins_with_element(head):
         return open_dicom
     # The pixels of a pair begin with anything.
     if is_nifti(head) or (content.path and find_pair(content.path)):

@@ -15,9 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from swin_ext.coco.masks import overlap
-from swin_ext.visualization.colours import OKABE_ITO, colours_of
-
-COLOURS = OKABE_ITO
+from swin_ext.visualization.colours import colours_of
 
 FILL_OPACITY = 0.3
 TILE_INCHES = 2.56  # 256 px at the resolution below

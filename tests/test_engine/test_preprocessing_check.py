@@ -25,6 +25,9 @@ class Load:
     def __init__(self, settings):
         self.preprocessing = Settings(settings)
 
+    def __call__(self, results):
+        return results
+
 
 class Prepared(ToyData):
     """Of a pipeline whose second transform says how it prepares images."""

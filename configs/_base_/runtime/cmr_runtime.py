@@ -19,7 +19,7 @@ custom_hooks = [
     dict(type='HistoryHook'),
     dict(type='ResultsTableHook'),
     dict(type='ProgressBarHook'),
-    dict(type='GPUStatsHook'),  # last: the time after it counts as waiting for data
+    dict(type='GPUStatsHook'),
 ]
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=20)
 

@@ -4,6 +4,7 @@ early_stopping = dict(
     type='ResumableEarlyStoppingHook',
     monitor='coco/segm_mAP',
     rule='greater',
+    strict=True,  # a metric that does not exist ends the run, as a slip would
     min_delta=1e-3,
     patience=10,
 )
