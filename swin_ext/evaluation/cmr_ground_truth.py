@@ -61,8 +61,8 @@ class CMRGroundTruth:
         unit: 'mm' if the images have a spacing, else 'px'.
 
     Raises:
-        EvaluationError: If a class is no category; if a spacing is no length, or only some images have
-            one; if two images are the same slice of a patient at the same phase; if the slices of
+        AnnotationError: If the file cannot be used, see `read_coco`; or a class is no category.
+        EvaluationError: If a spacing is no length, or only some images have one; if two images are the same slice of a patient at the same phase; if the slices of
             a stack differ in size or spacing.
     """
 

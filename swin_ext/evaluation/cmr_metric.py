@@ -91,7 +91,7 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
 
     Raises:
         ModuleNotFoundError: If MONAI is not installed.
-        EvaluationError: If an argument is impossible, the ground truth is (see `CMRGroundTruth`), or a
+        EvaluationError: If an argument or the ground truth is impossible (see `CMRGroundTruth`), or a
             prediction has a NaN score, no masks, masks of another size or an unknown label.
     """
 

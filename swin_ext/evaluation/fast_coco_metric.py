@@ -53,8 +53,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     Raises:
         ModuleNotFoundError: If faster-coco-eval is not installed.
-        EvaluationError: If a class of the data set is no category of the ground truth, if it is unknown
-            which label is which class, if masks are asked for and missing, or if a prediction has
+        EvaluationError: If it is unknown which label is which class, if masks are asked for and missing, or if a prediction has
             a NaN score, an unknown label or an unknown image.
     """
 

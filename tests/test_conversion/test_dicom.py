@@ -121,8 +121,9 @@ def test_segments_of_dicom_seg_become_classes(tmp_path):
     images = run(
         tmp_path / 'in', tmp_path / 'out', '1=LV,2=Myo,3=RV', None, '{patient}', '{patient}'
     )
-    assert [image['slice'] for image in images] == [0, 1]
-    for image in images:
+    assert [image['slice'] for image in images] == [0, 1, 2]
+    assert images[2]['masks'] == {}  # beyond the labelled ones: no label is an answer, too
+    for image in images[:2]:
         assert list(image['masks']) == ['LV', 'Myo', 'RV']
         for value, mask in enumerate(image['masks'].values(), 1):
             np.testing.assert_array_equal(mask, label_maps[image['slice']] == value)
@@ -262,7 +263,7 @@ def volumes_ml(images: list[dict]) -> dict:
     """Pixels times spacing times distance by phase: what a metric sums up of the JSON."""
     volumes = {}
     for image in images:
-        area = image['masks']['LV'].sum() * image['spacing_mm'] ** 2
+        area = np.sum(image['masks'].get('LV', 0)) * image['spacing_mm'] ** 2
         phase = image.get('phase')
         volumes[phase] = volumes.get(phase, 0) + area * image['slice_spacing_mm'] / 1000
     return volumes
@@ -362,7 +363,8 @@ def test_phases_without_a_shared_slice_stay_unnamed_with_a_warning(tmp_path):
                 (tmp_path / f'contours/A/IM-0001-{number:04d}-icontour-manual.txt').unlink()
     with pytest.warns(StudyWarning, match='share no labelled slice'):
         images = run(tmp_path, tmp_path / 'out', '1=LV')
-    assert {image.get('phase') for image in images} == {None}
+    # Names of their own, lest both times be taken for one stack.
+    assert {image.get('phase') for image in images} == {'frame00', 'frame01'}
 
 
 def test_unlabelled_slices_beyond_the_labelled_ones_are_read(tmp_path):
