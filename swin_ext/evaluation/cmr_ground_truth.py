@@ -62,8 +62,9 @@ class CMRGroundTruth:
 
     Raises:
         AnnotationError: If the file cannot be used, see `read_coco`; or a class is no category.
-        EvaluationError: If a spacing is no length, or only some images have one; if two images are the same slice of a patient at the same phase; if the slices of
-            a stack differ in size or spacing.
+        EvaluationError: If a spacing is no length, or only some images have one; if two images are
+            the same slice of a patient at the same phase; if the slices of a stack differ in size
+            or spacing.
     """
 
     def __init__(

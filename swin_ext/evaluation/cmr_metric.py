@@ -91,8 +91,8 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
 
     Raises:
         ModuleNotFoundError: If MONAI is not installed.
-        EvaluationError: If an argument or the ground truth is impossible (see `CMRGroundTruth`), or a
-            prediction has a NaN score, no masks, masks of another size or an unknown label.
+        EvaluationError: If an argument or the ground truth is impossible (see `CMRGroundTruth`), or
+            a prediction has a NaN score, no masks, masks of another size or an unknown label.
     """
 
     default_prefix = 'cmr'

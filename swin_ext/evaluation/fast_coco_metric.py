@@ -53,8 +53,8 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     Raises:
         ModuleNotFoundError: If faster-coco-eval is not installed.
-        EvaluationError: If it is unknown which label is which class, if masks are asked for and missing, or if a prediction has
-            a NaN score, an unknown label or an unknown image.
+        EvaluationError: If it is unknown which label is which class, if masks are asked for and
+            missing, or if a prediction has a NaN score, an unknown label or an unknown image.
     """
 
     def __init__(self, ann_file: str | None = None, metric: str | Sequence[str] = 'bbox', **kwargs):
