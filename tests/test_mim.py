@@ -67,6 +67,9 @@ class Training:
     def __init__(self, root: Path):
         self.root = root
         self.data = ToyCMR(root / 'data', num_images=6)
+        for image in self.data.content['images']:
+            image['spacing_mm'] = [1.5, 1.5]  # as converted data have
+        self.data.save()
         self.work_dir = root / 'work_dir'
         self.options = [
             f'data_root={self.data.root}',

@@ -23,10 +23,7 @@ from toy_cmr import ToyCMR, disk
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs' / 'mask_rcnn_swin-nano_cmr.py'
 # Smaller images than a user would take, so that the tests do not take long.
-SMALL = (
-    'train_dataloader.dataset.pipeline.2.scale=(64,64) '
-    'val_dataloader.dataset.pipeline.1.scale=(64,64) randomness.seed=0'
-)
+SMALL = 'image_scale=(64,64) randomness.seed=0'
 _count = itertools.count()
 
 
@@ -51,7 +48,7 @@ def smoke_test(tmp_path_factory):
     data = ToyCMR(root / 'data', num_images=84)
     options = (
         'max_epochs=1 train_dataloader.dataset.indices=80 val_dataloader.dataset.indices=8 '
-        'custom_hooks.2.metric=cmr/dice'
+        'best.metric=cmr/dice'
     )
     return train(data.root, root / 'run', options)
 
@@ -101,9 +98,13 @@ def test_25_d_from_the_source_files(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / 'data').rglob('*.png'))
     options = 'max_epochs=1 ' + ' '.join(
-        f'{split}_dataloader.dataset.pipeline.0.{setting}'
+        f'{split}_dataloader.dataset.{setting}'
         for split in ('train', 'val')
-        for setting in ('channels=slices', 'window=study')
+        for setting in (
+            f'data_prefix.img={tmp_path}/study',
+            'pipeline.0.channels=slices',
+            'pipeline.0.window=study',
+        )
     )
     runner = train(tmp_path / 'data', tmp_path / 'run', options)
     assert runner.iter == 2  # 8 slices of two patients in batches of 4

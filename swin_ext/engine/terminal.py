@@ -25,6 +25,7 @@ LOG_FILE_ONLY = (
     'Exp name: ',
     'bbox:\n',  # tables of COCO figures; those of a validation come in one table
     'segm:\n',
+    'resumed key: ',  # of what hooks tell each other, which a new run makes anew
     # Upstream's notes to its own developers.
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',

@@ -135,7 +135,7 @@ def write_results(
 
     Returns:
         `results.md` (all tables), `results.csv` (the table of classes) and `results.json` (all
-        figures by key, null where undefined, and `about`).
+        figures by key, null where undefined); with `about` also `results_about.json`.
     """
     paths = [folder / f'results.{ending}' for ending in ('md', 'csv', 'json')]
     with replacing_text(paths[0]) as file:
@@ -146,8 +146,10 @@ def write_results(
             for row in class_table(figures, classes)
         )
     defined = {key: None if is_undefined(value) else value for key, value in figures.items()}
-    if about:
-        defined['about'] = about
     with replacing_text(paths[2]) as file:
         json.dump(defined, file, indent=2, allow_nan=False)
+    if about:
+        paths.append(folder / 'results_about.json')
+        with replacing_text(paths[-1]) as file:
+            json.dump(about, file, indent=2)
     return paths

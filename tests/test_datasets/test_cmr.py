@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import cv2
@@ -10,6 +11,7 @@ from pycocotools.coco import COCO
 from swin_ext.datasets import CMRDataset, DatasetError
 from toy_cmr import ToyCMR, encode
 
+_count = itertools.count()  # the newest logger is the current one
 PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -158,7 +160,7 @@ def test_broken_entries_are_skipped_and_counted_on_request(toy_cmr, damage, mess
 def build_with_log(toy, caplog, **kwargs):
     from mmengine.logging import MMLogger
 
-    logger = MMLogger.get_instance('test_cmr', log_level='INFO')
+    logger = MMLogger.get_instance(f'test_cmr_{next(_count)}', log_level='INFO')
     logger.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
         dataset = build(toy, **kwargs)

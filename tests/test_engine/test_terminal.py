@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from mmengine.evaluator import BaseMetric
+from mmengine.runner import Runner
 
 import swin_ext
 from swin_ext.engine.hooks import TerminalLoggerHook
 from swin_ext.engine.run_summary import describe_figures
+from swin_ext.engine.runner import SwinExtRunner
 from swin_ext.engine.terminal import (
     is_first_to_tell,
     is_upstream,
@@ -98,6 +100,8 @@ def test_warnings_of_other_packages_are_in_the_file_alone(logger, filename, show
 
 
 class Figures(BaseMetric):
+    default_prefix = ''
+
     def process(self, data_batch, data_samples):
         self.results.append(0)
 
@@ -122,8 +126,9 @@ def make_quiet_runner(folder, **kwargs):
 
 
 @pytest.fixture
-def terminal(tmp_path, capsys):
+def terminal(tmp_path, capsys, monkeypatch):
     """What is shown of a run, and the runner; a run writes to stdout before it can be told else."""
+    monkeypatch.setattr(SwinExtRunner, '_log_env', Runner._log_env)  # other tests leave it out
     before = warnings.showwarning
     runner = make_quiet_runner(tmp_path)
     runner.train()

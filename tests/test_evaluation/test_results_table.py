@@ -82,6 +82,7 @@ def test_written_results(tmp_path):
 def test_results_say_what_they_are_of(tmp_path):
     about = {'checkpoint': 'best.pth', 'slices': 66, 'patients': 6}
     write_results(FIGURES, ('LV', 'RV'), tmp_path, about)
-    assert json.loads((tmp_path / 'results.json').read_text())['about'] == about
+    assert json.loads((tmp_path / 'results_about.json').read_text()) == about
+    assert 'slices' not in json.loads((tmp_path / 'results.json').read_text())
     text = (tmp_path / 'results.md').read_text()
     assert text.startswith('- checkpoint: best.pth\n- slices: 66\n- patients: 6\n\n| Class |')

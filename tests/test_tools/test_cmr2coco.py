@@ -101,7 +101,7 @@ def test_nifti(cmr2coco, nifti_source, capsys):
     [
         (CONTOURS, write_contour_patient, 2),
         (PNG, write_png_patient, 2),
-        (SEG, lambda root, patient: write_segmentation_patient(root, patient), 2),
+        (SEG, lambda root, patient: write_segmentation_patient(root, patient), 3),  # 1 unlabelled
     ],
     ids=['contours', 'png', 'seg'],
 )
