@@ -1,13 +1,16 @@
 """The commands of the README, run as a user does: from another directory, in new processes."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -35,6 +38,8 @@ def mim(command, config, *args, cwd, options=(), check=True, on_terminal=False):
 def run(call, cwd, check=True, on_terminal=False):
     """Run a command; its output, with that to stderr, goes to a pipe or a terminal."""
     reading, writing = pty.openpty() if on_terminal else os.pipe()
+    if on_terminal:  # a new one has no columns, in which no bar fits
+        fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack('HHHH', 50, 400, 0, 0))
     env = dict(os.environ, OMP_NUM_THREADS='1')
     # Of pytest, whose process is no terminal; and wide enough for no line to be cut.
     env.update(COLUMNS='400', TERM='xterm')

@@ -36,6 +36,7 @@ def train(data_root, work_dir, options):
     cfg.merge_from_dict(parser.parse_args(typed.split()).cfg_options)
     cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     cfg.experiment_name = f'recipe_{os.getpid()}_{next(_count)}'
+    cfg.visualizer.name = cfg.experiment_name  # else it writes where that of an earlier test did
     runner = RUNNERS.build(cfg)
     runner.train()
     return runner

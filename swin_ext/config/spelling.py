@@ -13,10 +13,12 @@ SLIP_RATIO = 0.85
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like `name`, if any is like it at all."""
-    by_lower = {other.lower(): other for other in known}
-    for other in by_lower.values():
-        if _one_letter_apart(name.lower(), other.lower()):
-            return other
+    by_lower = {other.lower(): other for other in sorted(known)}
+    apart = [other for other in by_lower if _one_letter_apart(name.lower(), other)]
+    if apart:  # AdamWx is AdamW rather than Adamax
+        return by_lower[
+            max(apart, key=lambda o: difflib.SequenceMatcher(None, name.lower(), o).ratio())
+        ]
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
@@ -27,7 +29,7 @@ def slip_of(name: str, known: Iterable[str]) -> str | None:
     A number or a word more is no slip: `train_pipeline_2`, `val_evaluator_small`.
     """
     best, best_ratio = None, SLIP_RATIO
-    for other in known:
+    for other in sorted(known):
         if _one_letter_apart(name.lower(), other.lower()) and not _numbered(name, other):
             return other
         ratio = difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()

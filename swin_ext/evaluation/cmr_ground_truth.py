@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask
+from mmengine.fileio import load
 from mmengine.logging import print_log
 
 from swin_ext.coco.categories import category_ids
 from swin_ext.coco.masks import to_rle
-from swin_ext.coco.reading import read_coco
 from swin_ext.coco.spacing import is_length, spacing_of
 from swin_ext.evaluation.errors import EvaluationError
 
@@ -61,7 +61,7 @@ class CMRGroundTruth:
         unit: 'mm' if the images have a spacing, else 'px'.
 
     Raises:
-        AnnotationError: If the file cannot be used, see `read_coco`; or a class is no category.
+        AnnotationError: If a class is no category.
         EvaluationError: If a spacing is no length, or only some images have one; if two images are
             the same slice of a patient at the same phase; if the slices of a stack differ in size
             or spacing.
@@ -73,9 +73,8 @@ class CMRGroundTruth:
         classes: tuple[str, ...],
         slice_spacing_mm: float | None = None,
         backend_args: dict | None = None,
-        invalid: str = 'error',
     ):
-        content = read_coco(ann_file, invalid=invalid, needs_masks=True, backend_args=backend_args)
+        content = load(ann_file, file_format='json', backend_args=backend_args)
         self.ann_file = ann_file
         ids = category_ids(content, classes, ann_file)
         self._label_of_category = {ids[name]: label for label, name in enumerate(classes)}

@@ -221,7 +221,6 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
                 tuple(self.dataset_meta['classes']),
                 self.slice_spacing_mm,
                 self.backend_args,
-                self.dataset_meta.get('invalid', 'error'),
             )
         return self._truth
 

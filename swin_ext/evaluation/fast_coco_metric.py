@@ -10,12 +10,12 @@ import numpy as np
 import pycocotools.mask
 import torch
 from mmdet.evaluation import CocoMetric
+from mmengine.fileio import load
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
 from swin_ext.coco.categories import category_ids
-from swin_ext.coco.reading import read_coco
 from swin_ext.evaluation.errors import EvaluationError
 from swin_ext.evaluation.samples import (
     FailTogetherMixin,
@@ -186,11 +186,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         if ann_file is None:
             content = samples_to_coco(gts, classes)
         else:
-            content = read_coco(
-                ann_file,
-                invalid=self.dataset_meta.get('invalid', 'error'),
-                backend_args=self.backend_args,
-            )
+            content = load(ann_file, file_format='json', backend_args=self.backend_args)
         ids = category_ids(content, classes, 'The ground truth of the metric')
         in_file = [name for name in ids if name in classes]
         if 'ann_file' not in self.dataset_meta and in_file != list(classes):
