@@ -64,7 +64,7 @@ demo: $(RUN)/overlays.png $(RUN)/curves.png
 
 # The models of the tests are too small for threads to pay; processes do.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
