@@ -1,0 +1,1 @@
+"""A trained model and a study in; masks, files and figures out."""
