@@ -26,6 +26,10 @@ STRICT = ConfigDict(strict=True, extra='ignore')
 
 WHOLE_FIELDS = 'id image_id category_id width height slice_index frame_index frame iscrowd'.split()
 NUMBER_FIELDS = ('slice', 'area')
+# What may be text in files of other data sets.
+TEXT_IDS = dict(images='id', annotations='image_id')
+# Key of `info`: doubts of place and time that a conversion had, texts by patient.
+STUDY_WARNINGS = 'study_warnings'
 # How pydantic calls the alternatives of a field, in the places of its errors.
 TYPE_NAMES = ('RLE', 'polygons', 'str', 'int', 'float', 'bool')
 
@@ -93,7 +97,9 @@ VALIDATORS = {
 }
 
 
-def check_entries(kind: str, entries: list, repairs: Counter) -> dict[int, str]:
+def check_entries(
+    kind: str, entries: list, repairs: Counter, text_ids: bool = False
+) -> dict[int, str]:
     """Check the types of a list of entries, in place.
 
     A whole number written as 128.0 or "7", any number written as text, an `iscrowd` that is
@@ -104,6 +110,7 @@ def check_entries(kind: str, entries: list, repairs: Counter) -> dict[int, str]:
         kind: 'images', 'annotations' or 'categories'.
         entries: As read from JSON.
         repairs: Is added how often each field was repaired.
+        text_ids: Whether ids of images may be text that is no number.
 
     Returns:
         What is wrong with those entries that are not sound, by their place in the list.
@@ -120,15 +127,22 @@ def check_entries(kind: str, entries: list, repairs: Counter) -> dict[int, str]:
             if type(entry) is dict:
                 _repair(kind, entry, repairs)
             try:
-                validate(entry)
+                validate(_with_number_as_id(kind, entry) if text_ids else entry)
             except ValidationError as error:
                 problems[index] = _describe(error)
     return problems
 
 
+def _with_number_as_id(kind: str, entry: Any) -> Any:
+    field = TEXT_IDS.get(kind)
+    if type(entry) is dict and isinstance(entry.get(field), str):
+        return {**entry, field: 0}
+    return entry
+
+
 def _repair(kind: str, entry: dict, repairs: Counter) -> None:
     for fields, convert in (
-        (WHOLE_FIELDS, _as_whole),
+        (WHOLE_FIELDS, as_whole),
         (NUMBER_FIELDS, _as_number),
         (('bbox',), lambda value: _inside_lists(value, _as_number)),
         (('segmentation',), _repair_segmentation),
@@ -145,7 +159,8 @@ def _repair(kind: str, entry: dict, repairs: Counter) -> None:
                 repairs[f'{kind}: {field} was a number written in another way'] += 1
 
 
-def _as_whole(value: Any) -> Any:
+def as_whole(value: Any) -> Any:
+    """A whole number written as 128.0 or "7" as an integer; anything else as it is."""
     value = _as_number(value)
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
@@ -173,9 +188,7 @@ def _repair_segmentation(value: Any) -> Any:
     if not isinstance(value, dict):
         return _inside_lists(value, _as_number)
     # Compressed counts are text that may look like a number.
-    whole = {
-        key: _inside_lists(value[key], _as_whole) for key in ('size', 'counts') if key in value
-    }
+    whole = {key: _inside_lists(value[key], as_whole) for key in ('size', 'counts') if key in value}
     return {**value, **whole}
 
 

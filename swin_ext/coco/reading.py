@@ -43,6 +43,7 @@ def read_coco(
     *,
     invalid: str = 'error',
     needs_masks: bool = False,
+    text_ids: bool = False,
     backend_args: dict | None = None,
 ) -> dict:
     """Return the content of an annotation file; log what was repaired and what was left out.
@@ -51,6 +52,7 @@ def read_coco(
         path: COCO JSON; an address for one of MMEngine's file backends, too.
         invalid: 'error', or 'skip' to leave out annotations that are impossible.
         needs_masks: Whether an annotation without a mask is impossible.
+        text_ids: Whether ids of images may be text that is no number.
         backend_args: Of MMEngine's file backend.
 
     Raises:
@@ -59,7 +61,9 @@ def read_coco(
     """
     from mmengine.logging import print_log  # imports torch
 
-    file = read_coco_file(path, needs_masks=needs_masks, backend_args=backend_args)
+    file = read_coco_file(
+        path, needs_masks=needs_masks, text_ids=text_ids, backend_args=backend_args
+    )
     if file.repairs:
         print_log(describe_repairs(path, file.repairs), 'current', 30)
     if file.problems:
@@ -71,7 +75,11 @@ def read_coco(
 
 
 def read_coco_file(
-    path: str | os.PathLike, *, needs_masks: bool = False, backend_args: dict | None = None
+    path: str | os.PathLike,
+    *,
+    needs_masks: bool = False,
+    text_ids: bool = False,
+    backend_args: dict | None = None,
 ) -> CocoFile:
     """Read and check an annotation file.
 
@@ -87,18 +95,18 @@ def read_coco_file(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _read_checked(path, needs_masks, backend_args)
+        return _read_checked(path, needs_masks, text_ids, backend_args)
     finally:
         if collecting:
             gc.enable()
 
 
 def _read_checked(
-    path: str | os.PathLike, needs_masks: bool, backend_args: dict | None
+    path: str | os.PathLike, needs_masks: bool, text_ids: bool, backend_args: dict | None
 ) -> CocoFile:
     content = _parse(_read_bytes(path, backend_args), path)
     repairs = Counter()
-    unsound = {kind: check_entries(kind, content[kind], repairs) for kind in LISTS}
+    unsound = {kind: check_entries(kind, content[kind], repairs, text_ids) for kind in LISTS}
     problems = [
         f'{name_entry(kind, content[kind], index)}: {problem}'
         for kind in ('images', 'categories')
@@ -154,7 +162,7 @@ def name_entry(kind: str, entries: list, index: int, images: dict | None = None)
         name = f'{SINGULAR[kind]} {reprlib.repr(entry["id"])}'
     if images is not None and isinstance(entry, dict):
         image_id = entry.get('image_id')
-        image = images.get(image_id) if isinstance(image_id, int) else None
+        image = images.get(image_id) if isinstance(image_id, (int, str)) else None
         if image is not None:
             name += f' (image {image["id"]}, {image["file_name"]})'
     return name

@@ -209,6 +209,7 @@ class CMRDataset(BaseDetDataset):
             )
         self._metainfo['classes'] = tuple(classes)
         self._metainfo['ann_file'] = self.ann_file
+        self._metainfo['invalid'] = self.invalid  # metrics read the same file
         self.cat_ids = [ids[name] for name in classes]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
 

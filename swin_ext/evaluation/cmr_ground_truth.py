@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask
-from mmengine.fileio import load
 from mmengine.logging import print_log
 
 from swin_ext.coco.categories import category_ids
+from swin_ext.coco.entries import STUDY_WARNINGS
 from swin_ext.coco.masks import to_rle
+from swin_ext.coco.reading import read_coco
 from swin_ext.coco.spacing import is_length, spacing_of
 from swin_ext.evaluation.errors import EvaluationError
 
@@ -59,12 +60,16 @@ class CMRGroundTruth:
         images: By id.
         stacks: Of the images that have a patient and a slice number.
         unit: 'mm' if the images have a spacing, else 'px'.
+        doubts: By patient, what the conversion warned of and gaps between slices.
+
+    Args:
+        invalid: 'error', or 'skip' to leave out annotations that are impossible.
 
     Raises:
-        AnnotationError: If a class is no category.
-        EvaluationError: If a spacing is no length, or only some images have one; if two images are
-            the same slice of a patient at the same phase; if the slices of a stack differ in size
-            or spacing.
+        AnnotationError: If the file cannot be used, see `read_coco`, or a class is no category.
+        EvaluationError: If an annotation of a class has no mask; if a spacing is no length, or only
+            some images have one; if two images are the same slice of a patient at the same phase;
+            if the slices of a stack differ in size or spacing.
     """
 
     def __init__(
@@ -73,17 +78,27 @@ class CMRGroundTruth:
         classes: tuple[str, ...],
         slice_spacing_mm: float | None = None,
         backend_args: dict | None = None,
+        invalid: str = 'error',
     ):
-        content = load(ann_file, file_format='json', backend_args=backend_args)
+        content = read_coco(ann_file, invalid=invalid, text_ids=True, backend_args=backend_args)
         self.ann_file = ann_file
         ids = category_ids(content, classes, ann_file)
-        self._label_of_category = {ids[name]: label for label, name in enumerate(classes)}
+        label_of_category = {ids[name]: label for label, name in enumerate(classes)}
+        self._num_classes = len(classes)
         self.images = {
             image['id']: self._parse_image(image, slice_spacing_mm) for image in content['images']
         }
         self._annotations = defaultdict(list)
         for annotation in content['annotations']:
-            self._annotations[annotation['image_id']].append(annotation)
+            label = label_of_category.get(annotation['category_id'])
+            if label is None:
+                continue
+            if not annotation.get('segmentation'):
+                raise EvaluationError(
+                    f'{ann_file}: annotation {annotation["id"]} of image '
+                    f'{annotation["image_id"]!r} has no segmentation.'
+                )
+            self._annotations[annotation['image_id']].append((label, annotation['segmentation']))
 
         without = [image.id for image in self.images.values() if image.spacing is None]
         if without and len(without) < len(self.images):
@@ -94,29 +109,14 @@ class CMRGroundTruth:
             )
         self.unit = 'px' if without else 'mm'
         self.stacks = self._find_stacks()
+        self.doubts = self._find_doubts(content.get('info') or {})
         self._warn()
 
     def masks(self, image: CMRImage) -> np.ndarray:
-        """Boolean masks (classes, H, W); the parts of a class are one mask, crowds included.
-
-        Raises:
-            EvaluationError: If an annotation has no mask or one of another size.
-        """
-        masks = np.zeros((len(self._label_of_category), image.height, image.width), bool)
-        for annotation in self._annotations[image.id]:
-            label = self._label_of_category.get(annotation['category_id'])
-            if label is None:
-                continue
-            segmentation = annotation.get('segmentation')
-            where = f'{self.ann_file}: annotation {annotation["id"]} of image {image.id!r}'
-            if not segmentation:
-                raise EvaluationError(f'{where} has no segmentation.')
+        """Boolean masks (classes, H, W); the parts of a class are one mask, crowds included."""
+        masks = np.zeros((self._num_classes, image.height, image.width), bool)
+        for label, segmentation in self._annotations[image.id]:
             rle = to_rle(segmentation, image.height, image.width)
-            if list(rle['size']) != [image.height, image.width]:
-                raise EvaluationError(
-                    f'{where} has a mask of {rle["size"]} pixels, but the image has '
-                    f'{[image.height, image.width]}.'
-                )
             masks[label] |= pycocotools.mask.decode(rle).astype(bool)
         return masks
 
@@ -128,7 +128,8 @@ class CMRGroundTruth:
                 f'{self.ann_file}: image {image["id"]!r} has spacing_mm={given!r}; it must '
                 'be a positive number, or two for rows and columns.'
             )
-        between = image.get('slice_spacing_mm', slice_spacing_mm)
+        between = image.get('slice_spacing_mm')
+        between = slice_spacing_mm if between is None else between
         if between is not None and not is_length(between):
             raise EvaluationError(
                 f'{self.ann_file}: image {image["id"]!r} has '
@@ -137,7 +138,7 @@ class CMRGroundTruth:
             )
         return CMRImage(
             image['id'],
-            image.get('file_name', ''),
+            image['file_name'],
             image['height'],
             image['width'],
             spacing,
@@ -173,6 +174,32 @@ class CMRGroundTruth:
             for (patient, phase), group in groups.items()
         ]
 
+    def _find_doubts(self, info: dict) -> dict[str, list[str]]:
+        doubts = defaultdict(list)
+        noted = info.get(STUDY_WARNINGS) or {}
+        if not isinstance(noted, dict) or not all(
+            isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+            for texts in noted.values()
+        ):
+            raise EvaluationError(
+                f'{self.ann_file}: info[{STUDY_WARNINGS!r}] must have a list of texts for each '
+                'patient. Convert the studies again, or remove it.'
+            )
+        numbers = defaultdict(set)  # of all phases, one of which may lack every second slice
+        for stack in self.stacks:
+            numbers[stack.patient].update(image.slice for image in stack.images)
+        for patient in numbers:
+            doubts[patient] += noted.get(str(patient), ())
+        for stack in self.stacks:
+            steps = np.diff([image.slice for image in stack.images])
+            if len(steps) and not np.allclose(steps, np.diff(sorted(numbers[stack.patient])).min()):
+                at = f' at {stack.phase}' if stack.phase else ''
+                doubts[stack.patient].append(
+                    f'slices seem to be missing{at}, as their numbers have gaps; those that are '
+                    'there are taken as evenly spaced'
+                )
+        return {patient: texts for patient, texts in doubts.items() if texts}
+
     def _warn(self) -> None:
         def warn(text):
             print_log(f'CMRMetric, {self.ann_file}: {text}', 'current', 30)
@@ -194,14 +221,3 @@ class CMRGroundTruth:
                     '(distance of slice centres): they are left out of volumes and 3-D '
                     'distances. Add it to the images, or give it to CMRMetric.'
                 )
-        uneven = [
-            stack.describe()
-            for stack in self.stacks
-            if len(set(np.diff([image.slice for image in stack.images]))) > 1
-        ]
-        if uneven:
-            warn(
-                f'{len(uneven)} stacks seem to lack a slice, as their numbers have gaps; what is '
-                f'there is taken as evenly spaced: {", ".join(uneven[:5])}'
-                f'{" ..." if len(uneven) > 5 else ""}.'
-            )

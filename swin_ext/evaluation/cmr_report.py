@@ -6,15 +6,12 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from swin_ext.evaluation.clinical import INDEX_UNITS, bland_altman
+from swin_ext.evaluation.cmr_comparison import CMRReport
 from swin_ext.utils.optional import require
-
-if TYPE_CHECKING:
-    from swin_ext.evaluation.cmr_metric import CMRReport
 
 
 def write_report(report: CMRReport, classes: Sequence[str], folder: Path) -> list[Path]:

@@ -10,13 +10,22 @@ import numpy as np
 import pycocotools.mask
 import torch
 from mmdet.evaluation import CocoMetric
-from mmengine.fileio import load
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
 from swin_ext.coco.categories import category_ids
+from swin_ext.coco.entries import as_whole
+from swin_ext.coco.reading import read_coco
+from swin_ext.evaluation.average_precision import (
+    PRECISION_ITEMS,
+    RECALL_ITEMS,
+    average_precision,
+    summarize,
+)
 from swin_ext.evaluation.errors import EvaluationError
+from swin_ext.evaluation.run_lengths import encode_masks
+from swin_ext.evaluation.sample_truth import samples_to_coco, to_json_rle, xyxy_to_xywh
 from swin_ext.evaluation.samples import (
     FailTogetherMixin,
     as_labels,
@@ -25,10 +34,6 @@ from swin_ext.evaluation.samples import (
 )
 from swin_ext.utils.files import replacing_text
 from swin_ext.utils.optional import require
-
-# The figures of COCOeval.stats, in its order: average precision, then average recall.
-PRECISION_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-RECALL_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 
 
 @METRICS.register_module()
@@ -53,6 +58,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     Raises:
         ModuleNotFoundError: If faster-coco-eval is not installed.
+        AnnotationError: If the annotation file cannot be used, see `read_coco`.
         EvaluationError: If it is unknown which label is which class, if masks are asked for and
             missing, or if a prediction has a NaN score, an unknown label or an unknown image.
     """
@@ -186,7 +192,12 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         if ann_file is None:
             content = samples_to_coco(gts, classes)
         else:
-            content = load(ann_file, file_format='json', backend_args=self.backend_args)
+            content = read_coco(
+                ann_file,
+                invalid=self.dataset_meta.get('invalid', 'error'),
+                text_ids=True,
+                backend_args=self.backend_args,
+            )
         ids = category_ids(content, classes, 'The ground truth of the metric')
         in_file = [name for name in ids if name in classes]
         if 'ann_file' not in self.dataset_meta and in_file != list(classes):
@@ -240,9 +251,10 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     def _number(self, pred: dict) -> int:
         """The evaluator's id of the image that a prediction is for."""
-        if pred['img_id'] not in self._number_of_image:
-            raise EvaluationError(f'Image {pred["img_id"]!r} is no image of {self._ann_file()}.')
-        return self._number_of_image[pred['img_id']]
+        image_id = as_whole(pred['img_id'])
+        if image_id not in self._number_of_image:
+            raise EvaluationError(f'Image {image_id!r} is no image of {self._ann_file()}.')
+        return self._number_of_image[image_id]
 
     def _detections(self, preds: list[dict], iou_type: str):
         """Predictions as the evaluator's data set; `iou_type` is 'bbox' or 'segm'."""
@@ -324,133 +336,3 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
             table.append([name, *(f'{value:.3f}' for value in row)])
         print_log(f'{metric}:\n{AsciiTable(table).table}', 'current')
         return figures
-
-
-def to_json_rle(rle: dict) -> dict:
-    """A run-length code with text in place of the bytes of its counts, which JSON lacks."""
-    counts = rle['counts']
-    return dict(rle, counts=counts.decode() if isinstance(counts, bytes) else counts)
-
-
-def encode_masks(masks: torch.Tensor) -> list[dict]:
-    """Run-length codes of the boolean masks of one image, all at once and on their device.
-
-    A code lists where pixels differ from the one before, going down the columns. Comparing whole
-    rows finds these places without transposing the masks, so that only they leave the GPU.
-
-    Args:
-        masks: Shape (N, H, W).
-
-    Returns:
-        One COCO RLE per mask, its counts compressed, as `pycocotools.mask.encode` has it.
-    """
-    masks = masks.detach().bool()
-    num, height, width = masks.shape
-    if not masks.numel():
-        return [
-            pycocotools.mask.encode(np.zeros((height, width), np.uint8, order='F'))
-            for _ in range(num)
-        ]
-    size = height * width
-    index, pixel = np.divmod(find_changes(masks), size)
-    row, column = np.divmod(pixel, width)
-    starts = np.concatenate([index * size + column * height + row, np.arange(num + 1) * size])
-    starts.sort()
-    counts = np.diff(starts).tolist()
-    ends = (np.bincount(index, minlength=num) + 1).cumsum().tolist()
-    rles = [
-        dict(size=[height, width], counts=counts[begin:end]) for begin, end in zip([0, *ends], ends)
-    ]
-    return pycocotools.mask.frPyObjects(rles, height, width)
-
-
-def find_changes(masks: torch.Tensor) -> np.ndarray:
-    """Flat indices into masks (N, H, W) of the pixels that differ from the one above them.
-
-    The pixel above the top of a column is the foot of the column before, and False for the first.
-    """
-    changes = torch.empty_like(masks)
-    torch.ne(masks[:, 1:], masks[:, :-1], out=changes[:, 1:])
-    torch.ne(masks[:, 0, 1:], masks[:, -1, :-1], out=changes[:, 0, 1:])
-    changes[:, 0, 0] = masks[:, 0, 0]
-    if changes.is_cuda:
-        return changes.flatten().nonzero()[:, 0].cpu().numpy()
-    return np.flatnonzero(changes.numpy())
-
-
-def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """Corners to corner and size, shape (N, 4), in double precision as mmdet's `xyxy2xywh`."""
-    boxes = boxes.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return boxes
-
-
-def samples_to_coco(gts: list[dict], classes: Sequence[str]) -> dict:
-    """COCO content from the instances of data samples, as mmdet's `gt_to_coco_json` has it."""
-    images, annotations = [], []
-    for gt in gts:
-        images.append(dict(id=gt['img_id'], height=gt['height'], width=gt['width']))
-        for instance in gt['anns']:
-            x, y, w, h = xyxy_to_xywh(np.array([instance['bbox']]))[0].tolist()
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=gt['img_id'],
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    category_id=int(instance['bbox_label']),
-                    iscrowd=instance.get('ignore_flag', 0),
-                    segmentation=instance.get('mask'),
-                )
-            )
-    categories = [dict(id=label, name=name) for label, name in enumerate(classes)]
-    return dict(images=images, annotations=annotations, categories=categories)
-
-
-def average_precision(
-    evaluation,
-    cat: int | slice = slice(None),
-    iou: float | None = None,
-    area: int = 0,
-    max_dets: int = -1,
-) -> float:
-    """Mean of the evaluated precisions; NaN where there is nothing to find.
-
-    Args:
-        cat: Rank of the category; all by default.
-        iou: IoU threshold; all by default.
-        area: 0 for objects of any size, 1 for small, 2 for medium, 3 for large ones.
-        max_dets: Index of the number of detections per image.
-    """
-    precision = evaluation.eval['precision']  # (IoU, recall, category, area, max_dets)
-    if iou is not None:
-        precision = precision[np.isclose(evaluation.params.iouThrs, iou)]
-    precision = precision[:, :, cat, area, max_dets]
-    precision = precision[precision > -1]
-    return float(precision.mean()) if precision.size else float('nan')
-
-
-def summarize(evaluation) -> dict[str, float]:
-    """The twelve figures of pycocotools' `COCOeval.summarize`, -1 where there is nothing to find.
-
-    Like there, mAP counts the 100 best detections of an image, the others the largest number.
-    """
-
-    def recall(area=0, max_dets=-1):
-        values = evaluation.eval['recall'][:, :, area, max_dets]
-        values = values[values > -1]
-        return float(values.mean()) if values.size else -1.0
-
-    precisions = [
-        average_precision(evaluation, max_dets=list(evaluation.params.maxDets).index(100)),
-        average_precision(evaluation, iou=0.5),
-        average_precision(evaluation, iou=0.75),
-        *(average_precision(evaluation, area=area) for area in (1, 2, 3)),
-    ]
-    recalls = [
-        *(recall(max_dets=index) for index in range(3)),
-        *(recall(area=area) for area in (1, 2, 3)),
-    ]
-    stats = dict(zip(PRECISION_ITEMS, (-1.0 if np.isnan(p) else p for p in precisions)))
-    stats.update(zip(RECALL_ITEMS, recalls))
-    return stats

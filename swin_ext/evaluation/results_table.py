@@ -108,7 +108,7 @@ def describe(
     figures: dict[str, float], classes: Sequence[str], about: dict[str, object] | None = None
 ) -> str:
     """All tables as Markdown, after what they are of."""
-    parts = ['\n'.join(f'- {key}: {value}' for key, value in about.items())] if about else []
+    parts = ['\n'.join(list_items(about))] if about else []
     parts.append(to_markdown(class_table(figures, classes)))
     if any(key.startswith('cmr/') for key in figures):
         parts.append(NOTE)
@@ -119,6 +119,18 @@ def describe(
             to_markdown(clinical),
         ]
     return '\n\n'.join(parts) + '\n'
+
+
+def list_items(about: dict[str, object]) -> list[str]:
+    """Lines of a Markdown list; texts by name, as findings by patient, are a list within."""
+    lines = []
+    for key, value in about.items():
+        if isinstance(value, dict):
+            lines.append(f'- {key}:')
+            lines += [f'  - {name}: {"; ".join(texts)}' for name, texts in value.items()]
+        else:
+            lines.append(f'- {key}: {value}')
+    return lines
 
 
 def write_results(

@@ -8,7 +8,8 @@ import pycocotools.mask
 import pytest
 import torch
 
-from swin_ext.evaluation import CMRMetric, cmr_ground_truth, cmr_metric
+from swin_ext.evaluation import CMRMetric, cmr_comparison, cmr_ground_truth
+from swin_ext.evaluation.errors import EvaluationError
 from toy_cmr import encode
 
 CLASSES = ('LV', 'Myo', 'RV')
@@ -134,7 +135,7 @@ def study(tmp_path):
 def warnings(monkeypatch):
     """What is logged as a warning."""
     texts = []
-    for module in (cmr_ground_truth, cmr_metric):
+    for module in (cmr_ground_truth, cmr_comparison):
         monkeypatch.setattr(module, 'print_log', lambda text, logger, level: texts.append(text))
     return texts
 
@@ -340,7 +341,39 @@ def test_slice_spacing_from_the_config(study, warnings):
 def test_gap_in_the_slices_is_said(study, warnings):
     study.content['images'][0]['slice'] = 9
     study.evaluate()
-    assert '1 stacks seem to lack a slice' in ' '.join(warnings)
+    assert 'patient a: slices seem to be missing at ED' in ' '.join(warnings)
+    assert list(study.report.findings) == ['a'] and len(study.report.findings['a']) == 1
+
+
+def test_gap_that_another_phase_shows(study, warnings):
+    """Of ES, slices 4 and 6 alone are there: evenly spaced, but not as those of ED."""
+    first, second = (study.content['images'][i - 1] for i in study.ids('b', 'ES'))
+    assert (first['slice'], second['slice']) == (5, 4)
+    first['slice'] = 6
+    study.evaluate()
+    assert 'patient b: slices seem to be missing at ES' in ' '.join(warnings)
+
+
+def test_what_the_conversion_warned_of_is_said_with_the_results(study, warnings, tmp_path):
+    note = '1 of 4 slices missing (numbers 2); the gap is not filled'
+    study.content['info'] = dict(study_warnings=dict(a=[note], elsewhere=['of no matter']))
+    metric = study.metric()
+    metric.process({}, study.samples())
+    metric.evaluate(10)
+    assert metric.report.findings == dict(a=[note]) and metric.about()['findings'] == dict(a=[note])
+    assert any('patient a' in text and note in text for text in warnings)
+    metric.write_report(tmp_path)
+    with open(tmp_path / 'cmr_patients.csv') as file:
+        assert [row['findings'] for row in csv.DictReader(file)] == [note, '']
+
+
+@pytest.mark.parametrize('noted', [['text'], 'text', dict(a='text'), dict(a=[1]), dict(a=None)])
+def test_warnings_of_a_conversion_are_texts_by_patient(study, noted):
+    study.content['info'] = dict(study_warnings=noted)
+    with pytest.raises(
+        EvaluationError, match=r"info\['study_warnings'\] must have a list of texts"
+    ):
+        study.evaluate()
 
 
 def test_part_of_a_stack(study, warnings):
@@ -379,6 +412,14 @@ def no_masks(study, samples):
 
 def no_category(study, samples):
     study.content['categories'].pop()
+    study.content['annotations'] = [
+        annotation for annotation in study.content['annotations'] if annotation['category_id'] != 30
+    ]
+
+
+def another_height(study, samples):
+    study.content['images'][2]['height'] = 41
+    study.content['annotations'] = [a for a in study.content['annotations'] if a['image_id'] != 3]
 
 
 def no_segmentation(study, samples):
@@ -401,7 +442,7 @@ def annotation_of_another_size(study, samples):
         (change_image(2, slice=5), "images 2 and 3 are both slice 5 of patient 'a' at phase 'ED'"),
         (change_image(2, spacing_mm=[1.5, 1.5]), 'differ in spacing: '),
         (change_image(2, slice_spacing_mm=9.0), 'differ in slice_spacing: 8.0 and 9.0'),
-        (change_image(2, height=41), 'differ in height: 40 and 41'),
+        (another_height, 'differ in height: 40 and 41'),
         (
             change_prediction(scores=torch.tensor([0.9, float('nan'), 0.9])),
             'Image 3: instance 1 has the score nan; the weights may have diverged',
@@ -418,7 +459,10 @@ def annotation_of_another_size(study, samples):
         (no_masks, 'CMRMetric needs masks, but the model predicts none'),
         (no_category, r"has no category \['LV'\]; it has \['RV', 'Myo'\]"),
         (no_segmentation, 'annotation 4 of image 2 has no segmentation'),
-        (annotation_of_another_size, r'annotation 4 .* has a mask of \[5, 6\] pixels'),
+        (
+            annotation_of_another_size,
+            r'annotation 4 .*: its RLE has size \[5, 6\], but the image has .* \[40, 50\]',
+        ),
     ],
 )
 def test_bad_input(study, spoil, message):
@@ -436,6 +480,7 @@ def test_bad_input(study, spoil, message):
         (dict(roles=dict(ra='RA')), r"unknown roles \['ra'\]; there are \['lv', 'myo', 'rv'\]"),
         (dict(roles=dict(lv='LVendo')), r"name \['LVendo'\], but the classes are \['LV', "),
         (dict(slice_spacing_mm=-1), 'image 1 has slice_spacing_mm=-1'),
+        (dict(roles=dict(lv='LV', myo='LV')), 'give one class several roles'),
     ],
     ids=str,
 )
@@ -520,6 +565,7 @@ def test_real_short_axis_stack(real_data, tmp_path):
         study.content['images'].append(
             dict(
                 id=z + 1,
+                file_name=f'{z}.png',
                 height=labels.shape[0],
                 width=labels.shape[1],
                 spacing_mm=[dx, dy],
@@ -540,6 +586,7 @@ def test_real_short_axis_stack(real_data, tmp_path):
                         image_id=z + 1,
                         iscrowd=0,
                         category_id=30 - 10 * CLASSES.index(name),
+                        bbox=pycocotools.mask.toBbox(encode(mask)).tolist(),
                         segmentation=encode(mask),
                     )
                 )

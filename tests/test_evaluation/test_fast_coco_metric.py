@@ -10,8 +10,10 @@ from mmdet.structures.mask import encode_mask_results
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from swin_ext.coco.errors import AnnotationError
 from swin_ext.evaluation import FastCocoMetric
-from swin_ext.evaluation.fast_coco_metric import PRECISION_ITEMS, RECALL_ITEMS, encode_masks
+from swin_ext.evaluation.average_precision import PRECISION_ITEMS, RECALL_ITEMS
+from swin_ext.evaluation.run_lengths import encode_masks
 
 CLASSES = ('LV', 'Myo', 'RV')
 
@@ -335,6 +337,35 @@ def test_ids_of_any_kind(toy_cmr):
     for one in samples:
         one['img_id'] = f'image {one["img_id"]}'
     assert evaluate(samples, toy_cmr.json_path, metric='segm') == expected
+
+
+def test_ids_that_are_repaired_are_those_of_the_data_set(toy_cmr):
+    """As `CMRDataset`, the metric reads "7" as 7; data sets of mmdet do not."""
+    samples = predictions(toy_cmr, CLASSES)
+    expected = evaluate(samples, toy_cmr.json_path, metric='segm')
+    for image in toy_cmr.content['images']:
+        image['id'] = str(image['id'])
+    toy_cmr.save()
+    assert evaluate(samples, toy_cmr.json_path, metric='segm') == expected
+    for one in samples:
+        one['img_id'] = str(one['img_id'])
+    assert evaluate(samples, toy_cmr.json_path, metric='segm') == expected
+
+
+@pytest.mark.parametrize('metric', ['bbox', 'segm'])
+def test_what_the_data_set_skips_the_metric_skips(toy_cmr, metric):
+    samples = predictions(toy_cmr, CLASSES)
+    damaged = toy_cmr.content['annotations'].pop(4)
+    toy_cmr.save()
+    expected = evaluate(samples, toy_cmr.json_path, metric=metric)
+    toy_cmr.content['annotations'].insert(4, dict(damaged, bbox=[float('nan'), 1, 5, 5]))
+    toy_cmr.save()
+    with pytest.raises(AnnotationError, match=r'annotation 5 .*: bbox\[0\]'):
+        evaluate(samples, toy_cmr.json_path, metric=metric)
+    one = FastCocoMetric(metric=metric)
+    one.dataset_meta = dict(classes=CLASSES, ann_file=str(toy_cmr.json_path), invalid='skip')
+    one.process({}, samples)
+    assert one.evaluate(len(samples)) == expected
 
 
 def test_written_predictions_are_those_of_mmdet(toy_cmr, tmp_path):
