@@ -51,11 +51,17 @@ def write_study(
     shutil.rmtree(aside, ignore_errors=True)
     (aside / 'images').mkdir(parents=True)
     try:
-        left_out, noted = Counter(), Counter()
-        lines = _write_slices(study, patient_id, settings, aside / 'images', left_out, noted)
+        left_out, noted, doubts = Counter(), Counter(), {}
+        lines = _write_slices(
+            study, patient_id, settings, aside / 'images', left_out, noted, doubts
+        )
         with open(aside / 'study.jsonl', 'w', encoding='utf-8') as file:
             header = dict(
-                patient_id=patient_id, fingerprint=fingerprint, left_out=left_out, noted=noted
+                patient_id=patient_id,
+                fingerprint=fingerprint,
+                left_out=left_out,
+                noted=noted,
+                doubts=list(doubts),
             )
             for line in (header, *lines):
                 file.write(json.dumps(line, allow_nan=False) + '\n')
@@ -84,8 +90,13 @@ def _write_slices(
     folder: Path,
     left_out: Counter,
     noted: Counter,
+    doubts: dict[str, None],
 ) -> list[dict]:
-    """Write the PNG files of a study into `folder` and return the lines of its JSON-lines file."""
+    """Write the PNG files of a study into `folder` and return the lines of its JSON-lines file.
+
+    Args:
+        doubts: Gets those of its slices as keys, each once.
+    """
     place = study.root / study.patient
     check_burned_in(study.source_files(), settings.allow_burned_in, noted)
     lines, names = [], set()
@@ -97,6 +108,7 @@ def _write_slices(
                 item.source,
             )
         names.add(item.name)
+        doubts.update(dict.fromkeys(item.doubts))
         with explaining(item.source, OSError):  # those of the output are no fault of the study
             lines.append(encode_slice(item, study, patient_id, settings, folder))
     try:

@@ -268,6 +268,11 @@ def summarise(report: dict, out: Path) -> str:
         )
     lines += [f'left out: {count} {reason}' for reason, count in report['left_out'].items()]
     lines += [f'WARNING: {count} {what}' for what, count in report['noted'].items()]
+    if report['study_warnings']:
+        lines.append(
+            f'WARNING: place or time of {len(report["study_warnings"])} studies are in doubt: see '
+            f'study_warnings in {out / "report.json"}'
+        )
     never = [
         key
         for key in next(iter(report['instances'].values()))

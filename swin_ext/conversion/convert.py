@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from swin_ext.coco.entries import STUDY_WARNINGS
 from swin_ext.conversion.coco_merge import merge_studies, read_study_header
 from swin_ext.conversion.errors import ArgumentError, ConversionError
 from swin_ext.conversion.output_folder import (
@@ -52,8 +53,9 @@ def convert(
 
     Returns:
         The report, also in `out/report.json`. By split, `images`, those `without_label` and
-        `instances`; `left_out` and `noted` with counts, `skipped` studies, and the number of those
-        `converted`, `resumed` and `withdrawn`.
+        `instances`; `left_out` and `noted` with counts, `study_warnings` by patient (doubts of
+        place and time, which annotation files have as `info['study_warnings']`), `skipped` studies,
+        and the number of those `converted`, `resumed` and `withdrawn`.
 
     Raises:
         ConversionError: With on_error='stop', or if no study could be converted.
@@ -140,7 +142,13 @@ def _merge(
 ) -> dict:
     """Write the COCO files and return what the report says of their content."""
     report = dict(
-        images={}, without_label={}, instances={}, left_out=Counter(), noted=Counter(), skipped=[]
+        images={},
+        without_label={},
+        instances={},
+        left_out=Counter(),
+        noted=Counter(),
+        study_warnings={},
+        skipped=[],
     )
     for study in studies:
         if study.patient in problems:
@@ -151,10 +159,18 @@ def _merge(
             header = read_study_header(out, patient_ids[study.patient])
             for key in ('left_out', 'noted'):
                 report[key].update(header[key])
+            if header.get('doubts'):  # folders of earlier days have none
+                report['study_warnings'][header['patient_id']] = header['doubts']
     for name, patients in members.items():
         converted = [patient_ids[patient] for patient in patients if patient not in problems]
+        warned = report['study_warnings']
+        doubts = {patient: warned[patient] for patient in converted if patient in warned}
         report['images'][name], report['without_label'][name], counts = merge_studies(
-            out, name, converted, settings.labels.classes, info
+            out,
+            name,
+            converted,
+            settings.labels.classes,
+            {**info, STUDY_WARNINGS: doubts} if doubts else info,
         )
         report['instances'][name] = {key: counts[key] for key in settings.labels.classes}
     return report

@@ -284,6 +284,7 @@ def labelled_slice(
         phase=place.phase,
         frame=place.frame,
         frame_index=frame.frame_index,
+        doubts=place.doubts,
     )
 
 

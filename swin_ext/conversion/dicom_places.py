@@ -19,6 +19,7 @@ class Place(NamedTuple):
     slice_spacing_mm: float | None = None
     frame: int | None = None
     phase: str | None = None
+    doubts: tuple[str, ...] = ()  # of its stack
 
 
 def place_frames(
@@ -77,10 +78,11 @@ def place_frames(
         names, notes = name_phases(
             {where[number]: area for number, area in areas.items() if number in where}
         )
-    warn_of((*stack.warnings, *notes), frames[0].path.parent)
+    doubts = (*stack.warnings, *notes)
+    warn_of(doubts, frames[0].path.parent)
     return {
         number: Place(
-            slice_number, stack.slice_spacing_mm, phase if cine else None, names.get(phase)
+            slice_number, stack.slice_spacing_mm, phase if cine else None, names.get(phase), doubts
         )
         for number, (slice_number, phase) in where.items()
     }

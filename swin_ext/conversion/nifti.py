@@ -205,6 +205,7 @@ class NiftiStudy(Study):
                 slice_index=z,
                 frame_index=chosen.image_index,
                 window_over=stack,
+                doubts=(*image.warnings, *label.warnings),
             )
 
 

@@ -117,6 +117,8 @@ class LabelledSlice:
         window_over: (..., H, W) pixels whose percentiles make the 8-bit window; `image` itself if
             None.
         is_display: Whether the file holds 8-bit grey levels, which need no window.
+        doubts: What a reader of its stack's figures should know of place and time. They quote no
+            path and nothing that could identify a patient.
     """
 
     name: str
@@ -133,6 +135,7 @@ class LabelledSlice:
     frame_index: int | None = None
     window_over: np.ndarray | None = None
     is_display: bool = False
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -366,4 +366,6 @@ def _seconds(value) -> float | None:
     if not match:
         return None
     hours, minutes, seconds = map(float, match.groups())
+    if hours > 23 or minutes > 59 or seconds >= 61:  # of a leap second
+        return None
     return hours * 3600 + minutes * 60 + seconds

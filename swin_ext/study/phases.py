@@ -24,6 +24,8 @@ IDENTIFIERS = ('TemporalPositionIdentifier', 'TemporalPositionIndex')
 # reconstructed, contradicts nothing: it serves where there is nothing else.
 CLOCK_TAGS = ('AcquisitionTime',)
 LAST_RESORT = 'ContentTime'
+DAY_S = 86_400
+LONGEST_SLICE_S = 3_600  # breath-holds take 20 s, with repeats and pauses
 NUMBER = 'InstanceNumber'
 
 
@@ -92,7 +94,7 @@ def _rank(slices: list[list[Frame]], warnings: list[str]) -> tuple[str, list[lis
     orders: dict[str, list[list[int]]] = {}
     repeating: dict[str, tuple[Frame, Frame]] = {}
     for tag in (*CYCLE_TAGS, *CLOCK_TAGS, NUMBER, LAST_RESORT):
-        values = [[_value(frame, tag) for frame in frames] for frames in slices]
+        values = [_values(frames, tag) for frames in slices]
         lacking = sum(value is None for row in values for value in row)
         if lacking:
             total = sum(map(len, slices))
@@ -129,6 +131,29 @@ def _rank(slices: list[list[Frame]], warnings: list[str]) -> tuple[str, list[lis
             several[0][0].path,
         )
     return candidates[0], orders[candidates[0]]
+
+
+def _values(frames: list[Frame], tag: str) -> list[float | None]:
+    """What a tag says of the frames of a slice; a clock that passes midnight goes on.
+
+    Raises:
+        StudyError: If images are said to be taken hours apart, which no date tells the order of.
+    """
+    values = [_value(frame, tag) for frame in frames]
+    if tag not in (*CLOCK_TAGS, LAST_RESORT) or None in values:
+        return values
+    if max(values) - min(values) <= DAY_S / 2:
+        return values
+    values = [value + DAY_S if value < DAY_S / 2 else value for value in values]
+    if max(values) - min(values) <= LONGEST_SLICE_S:
+        return values
+    if tag == LAST_RESORT:  # of reconstructions, which can be made anew
+        return [None] * len(frames)
+    raise StudyError(
+        f'by their {tag} the images of its slice were taken half a day apart',
+        'Keep one acquisition in the folder, or correct the times',
+        frames[0].path,
+    )
 
 
 def _value(frame: Frame, tag: str) -> float | None:

@@ -320,6 +320,17 @@ def test_a_missing_slice_keeps_its_number_and_is_said(tmp_path):
     assert volume == pytest.approx(cylinder_ml(16, 3), rel=FILL_TOLERANCE)
     report = json.loads((tmp_path / 'out' / 'report.json').read_text())
     assert report['left_out'] == {'slices that are missing between others; gaps are not filled': 1}
+    assert_warned(tmp_path / 'out', '1 of 4 slices missing (numbers 2); the gap is not filled')
+
+
+def assert_warned(out, text):
+    """The report says it, and the annotation file, from which results get it."""
+    warned = json.loads((out / 'report.json').read_text())['study_warnings']
+    ((patient, (found,)),) = warned.items()
+    assert text in found and 'dicom' not in found  # no path
+    content = json.loads((out / 'train.json').read_text())
+    assert content['info']['study_warnings'] == warned
+    assert {image['patient_id'] for image in content['images']} == {patient}
 
 
 @pytest.mark.parametrize('said', [-8, 4, 16])
@@ -328,6 +339,7 @@ def test_spacing_is_that_of_the_positions(tmp_path, said):
         write_labelled(tmp_path, z + 1, 8 * z, 16, SpacingBetweenSlices=said, SliceThickness=6)
     with pytest.warns(StudyWarning, match='SpacingBetweenSlices'):
         images = run(tmp_path, tmp_path / 'out', '1=LV')
+    assert_warned(tmp_path / 'out', 'SpacingBetweenSlices')
     assert {image['slice_spacing_mm'] for image in images} == {8}
 
 
@@ -363,6 +375,7 @@ def test_phases_without_a_shared_slice_stay_unnamed_with_a_warning(tmp_path):
                 (tmp_path / f'contours/A/IM-0001-{number:04d}-icontour-manual.txt').unlink()
     with pytest.warns(StudyWarning, match='share no labelled slice'):
         images = run(tmp_path, tmp_path / 'out', '1=LV')
+    assert_warned(tmp_path / 'out', 'share no labelled slice')
     # Names of their own, lest both times be taken for one stack.
     assert {image.get('phase') for image in images} == {'frame00', 'frame01'}
 

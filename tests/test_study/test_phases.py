@@ -125,6 +125,54 @@ def test_tags_that_say_nothing_are_passed_over(tmp_path, quiet):
     assert_volumes(tmp_path, 'InstanceNumber')
 
 
+@pytest.mark.parametrize('tag', ['AcquisitionTime', 'ContentTime'])
+@pytest.mark.parametrize('before', [1, 2, 3])
+def test_clocks_pass_midnight(tmp_path, tag, before):
+    """Of the slice in the middle, 1 to 3 frames were taken before midnight."""
+
+    def clock(z, p):
+        seconds = (z - 1) * 300 + (p - before) * 2.5
+        minutes, seconds = divmod(seconds % 86400, 60)
+        return f'{int(minutes // 60):02d}{int(minutes % 60):02d}{seconds:04.1f}'
+
+    assert clock(1, before - 1) == '235957.5' and clock(1, before) == '000000.0'
+    write_cine(tmp_path, shuffled, **{tag: clock}, InstanceNumber=lambda z, p: None)
+    assert_volumes(tmp_path, tag)
+
+
+def test_clocks_that_pass_midnight_agree_with_trigger_times(tmp_path):
+    write_cine(
+        tmp_path,
+        shuffled,
+        TriggerTime=TIMES['TriggerTime'],
+        AcquisitionTime=lambda z, p: ('235958', '235959', '000000.5', '000001')[p],
+    )
+    assert_volumes(tmp_path, 'TriggerTime')
+
+
+def hours_apart(z, p):
+    return ('080000', '081000', '220000', '221000')[p] if z == 1 else TIMES['AcquisitionTime'](z, p)
+
+
+def test_acquisitions_of_two_times_of_a_day_are_refused(tmp_path):
+    write_cine(tmp_path, AcquisitionTime=hours_apart)
+    with pytest.raises(StudyError, match='AcquisitionTime the images of its slice .* half a day'):
+        read_study(tmp_path)
+
+
+def test_images_made_anew_hours_later_are_ordered_by_what_else_there_is(tmp_path):
+    write_cine(tmp_path, ContentTime=hours_apart)
+    assert_volumes(tmp_path, 'InstanceNumber')
+
+
+@pytest.mark.parametrize('time', ['240000', '996160', '126000', '120062', '12:00:00', 'noon'])
+def test_times_that_no_clock_shows_say_nothing(tmp_path, time):
+    write_cine(
+        tmp_path, AcquisitionTime=lambda z, p: TIMES['AcquisitionTime'](z, 3 - p) if p else time
+    )
+    assert_volumes(tmp_path, 'InstanceNumber')
+
+
 def test_ties_of_one_tag_are_told_apart_by_another(tmp_path):
     write_cine(
         tmp_path,
