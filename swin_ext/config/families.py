@@ -57,6 +57,9 @@ def set_num_classes(cfg: Any) -> list[Problem]:
     path, model = _innermost(model)
     family = family_of(model, cfg.get('default_scope'))
     if family is MASKFORMER:
+        unsound = list(_unsound_numbers(model, path))
+        if unsound:
+            return unsound
         return [*_set_of_maskformer(cfg, model, path), *_check_max_per_image(model, path)]
     num_classes = cfg.get('num_classes')
     if num_classes is None:
@@ -148,6 +151,14 @@ def _wrong_weights(path: str, weights: Any, needed: int) -> Problem:
     )
 
 
+def _unsound_numbers(model: dict, path: str) -> Iterator[Problem]:
+    for where, head in _heads(model, MASKFORMER, path):
+        for name in ('num_things_classes', 'num_stuff_classes', 'num_queries'):
+            number = head.get(name, 1)
+            if type(number) is not int or number < (name == 'num_queries'):
+                yield Problem(f'{where}.{name}', f'is {number!r}', 'Give a whole number')
+
+
 def _set_of_maskformer(cfg: Any, model: dict, path: str) -> Iterator[Problem]:
     """`num_classes` counts things and stuff; the weights of the loss have one for none of them."""
     heads = dict(_heads(model, MASKFORMER, path))
@@ -171,11 +182,12 @@ def _set_of_maskformer(cfg: Any, model: dict, path: str) -> Iterator[Problem]:
         return
     for part in heads.values():
         part.update(num_things_classes=things, num_stuff_classes=stuff)
-    loss = head.get('loss_cls') or {}
+    loss = head.get('loss_cls')
+    loss = loss if isinstance(loss, dict) else {}
     weights = loss.get('class_weight')
     if isinstance(weights, (list, tuple)) and len(weights) != things + stuff + 1:
-        *of_classes, of_none = weights
-        if len(set(of_classes)) != 1:
+        *of_classes, of_none = weights or [None]
+        if not of_classes or of_classes != of_classes[:1] * len(of_classes):
             yield _wrong_weights(f'{path}.panoptic_head.loss_cls', weights, things + stuff + 1)
             return
         loss['class_weight'] = of_classes[:1] * (things + stuff) + [of_none]
@@ -186,13 +198,15 @@ def _check_max_per_image(model: dict, path: str) -> Iterator[Problem]:
 
     With fewer pairs, `topk` fails at the first validation: after an epoch, with no word of this.
     """
-    test_cfg, head = model.get('test_cfg') or {}, model.get('panoptic_head')
-    if not test_cfg.get('instance_on', False) or not isinstance(head, dict):
+    test_cfg, head = model.get('test_cfg'), model.get('panoptic_head')
+    if not isinstance(test_cfg, dict) or not isinstance(head, dict):
+        return
+    if not test_cfg.get('instance_on', False):
         return
     queries = head.get('num_queries', 100)
     classes = head.get('num_things_classes', 80) + head.get('num_stuff_classes', 53)
     wanted = test_cfg.get('max_per_image', 100)
-    if wanted > queries * classes:
+    if wanted is not None and wanted > queries * classes:
         yield Problem(
             f'{path}.test_cfg.max_per_image',
             f'is {wanted}, more than {queries} queries x {classes} classes',

@@ -84,22 +84,32 @@ SHARED = ('data_root', 'image_scale', 'num_classes', 'max_epochs', 'max_iters')
 
 def key_problems(cfg: Any) -> list[Problem]:
     """Keys below the top that nothing reads, and parts whose type is missing or unknown."""
-    scope = cfg.get('default_scope') or 'mmengine'
+    scope = cfg.get('default_scope')
+    scope = scope if scope and isinstance(scope, str) else 'mmengine'
     return [problem for key, value in cfg.items() for problem in _walk(value, (key,), scope, None)]
 
 
 def _walk(node: Any, path: Path, scope: str, owner: Any) -> Iterator[Problem]:
     if isinstance(node, (list, tuple)):
         for number, value in enumerate(node):
+            if isinstance(value, (list, tuple, type(None))) and _is_built(path):
+                yield _no_part((*path, str(number)), value)
             yield from _walk(value, (*path, str(number)), scope, owner)
         return
     if not isinstance(node, dict):
+        if isinstance(node, (bool, int, float, str)) and _is_built(path):
+            yield _no_part(path, node)
         return
     model = _model_at(path)
     if model is not None and (model in TYPE_IS_A_KEY or 'type' not in node):
         yield from _against_model(node, path, model)
     elif 'type' in node or _default_type(node, path):
-        kind = node.get('type') or _default_type(node, path)
+        kind = node.get('type')
+        if kind is None:
+            kind = _default_type(node, path)
+        if not isinstance(kind, str) and not callable(kind):
+            yield Problem('.'.join((*path, 'type')), f'is {kind!r}', 'Name a class')
+            return
         found = classes_named(kind, scope)
         if not found:
             yield from _unknown_type(path, kind, scope)
@@ -176,9 +186,18 @@ def _without_type(node: dict, path: Path) -> Iterator[Problem]:
         )
 
 
+def _is_built(path: Path) -> bool:
+    return path[0] in RunConfig.model_fields and _name_at(path) in BUILT
+
+
+def _no_part(path: Path, value: Any) -> Problem:
+    where = '.'.join(path)
+    return Problem(where, f'is {value!r}, and no part', f'Name its class: {where}.type=...')
+
+
 def _name_at(path: Path) -> str:
     names = [part for part in path if not part.isdigit()]
-    return 'default_hooks' if path[:-1] == ('default_hooks',) else names[-1]
+    return 'default_hooks' if path[:-1] == ('default_hooks',) else (names or path)[-1]
 
 
 def _unknown(path: Path, value: Any, other: str | None, whose: str = 'this part') -> Problem:
@@ -198,7 +217,7 @@ def _unknown_type(path: Path, kind: Any, scope: str) -> Iterator[Problem]:
     names, where = names_registered(scope), '.'.join((*path, 'type'))
     package = str(kind).partition('.')[0]
     other = slip_of(str(kind), names)
-    if _name_at(path) in BUILT and path[0] in RunConfig.model_fields:
+    if _is_built(path):
         other = nearest(str(kind), names)
     elif other is None or other.lower() == kind.lower():
         return

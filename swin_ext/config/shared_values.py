@@ -50,7 +50,16 @@ def set_length(cfg: Any) -> list[Problem]:
     loop = cfg.get('train_cfg')
     if not isinstance(loop, dict):
         return []
-    counts_epochs = _counts_epochs(loop, cfg.get('default_scope'))
+    loops = _classes_of(loop, cfg.get('default_scope'))
+    if loops and not any({'max_epochs', 'max_iters'} & keys_of(found)[0] for found in loops):
+        return [
+            Problem(
+                'train_cfg.type',
+                f'{loop["type"]} counts neither epochs nor iterations',
+                'Name a train loop, such as EpochBasedTrainLoop',
+            )
+        ]
+    counts_epochs = _counts_epochs(loop, loops)
     wrong, right = ('max_iters', 'max_epochs') if counts_epochs else ('max_epochs', 'max_iters')
     if cfg.get(wrong) is not None:
         kind = loop.get('type', 'the train loop')
@@ -129,10 +138,14 @@ def _is_resize(part: dict) -> bool:
     return kind.rpartition('.')[2] in RESIZES and part.get('scale_factor') is None
 
 
-def _counts_epochs(loop: dict, scope: str | None) -> bool:
-    if 'type' not in loop:
+def _classes_of(loop: dict, scope: str | None) -> list[Callable]:
+    return [] if loop.get('type') is None else classes_named(loop['type'], scope)
+
+
+def _counts_epochs(loop: dict, loops: list[Callable]) -> bool:
+    if loop.get('type') is None:
         return loop.get('by_epoch', 'max_iters' not in loop)
-    for found in classes_named(loop['type'], scope):
+    for found in loops:
         return 'max_epochs' in keys_of(found)[0] or 'max_iters' not in keys_of(found)[0]
     return 'max_iters' not in loop
 

@@ -302,21 +302,21 @@ def test_nifti_headers(spec, damage):
 
 
 @pytest.mark.slow
-@examples(600)
+@examples(2000)
 @given(cines)
 def test_many_sound_cines(cine):
     check_sound_cine(cine)
 
 
 @pytest.mark.slow
-@examples(700)
+@examples(2000)
 @given(cines, damages, st.integers(0, 20))
 def test_many_damaged_cines(cine, damage, which):
     check_damaged_cine(cine, damage, which)
 
 
 @pytest.mark.slow
-@examples(700)
+@examples(2000)
 @given(affines, st.one_of(st.just({}), nifti_damages))
 def test_many_nifti_headers(spec, damage):
     check_nifti(spec, damage)
