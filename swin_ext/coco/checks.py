@@ -16,6 +16,7 @@ from swin_ext.coco.spacing import spacing_of
 # evaluation is an error; what some conventions want, or only part of the metrics needs, is not.
 SEVERITIES = dict(
     zero_area='error',
+    repeated_images='error',
     box_mismatch='error',
     filled_ring='warn',
     multi_part='warn',
@@ -85,7 +86,11 @@ def check_content(
         max_decoded: Masks are decoded for at most so many annotations, evenly spaced over the
             file; the findings say so.
     """
-    findings = check_masks(content, severities, max_decoded) + check_spacing(content['images'])
+    findings = [
+        *check_masks(content, severities, max_decoded),
+        *check_repeated(content['images']),
+        *check_spacing(content['images']),
+    ]
     return with_severity(findings, severities)
 
 
@@ -215,6 +220,27 @@ def find_filled_rings(
             if shared > FILLED_FRACTION * whole:
                 filled[i] = f'covers {shared / whole:.0%} of the cavity'
     return filled
+
+
+def check_repeated(images: list[dict]) -> list[Finding]:
+    """Find pictures that several entries stand for; what one annotates, the other calls absent."""
+    first, repeated = {}, []
+    for image in images:
+        place = image['file_name'], image.get('slice_index'), image.get('frame_index')
+        other = first.setdefault(place, image)
+        if other is not image:
+            repeated.append(f'images {other["id"]} and {image["id"]} are both {image["file_name"]}')
+    if not repeated:
+        return []
+    return [
+        Finding(
+            'repeated_images',
+            'warn',
+            f'{len(repeated)} images are there more than once. Join their annotations in one '
+            'entry, or tell slices and frames of a file apart by slice_index and frame_index.',
+            tuple(repeated),
+        )
+    ]
 
 
 def check_spacing(images: list[dict]) -> list[Finding]:

@@ -15,6 +15,7 @@ from swin_ext.coco.masks import to_rle
 from swin_ext.coco.reading import read_coco
 from swin_ext.coco.spacing import is_length, spacing_of
 from swin_ext.evaluation.errors import EvaluationError
+from swin_ext.study.geometry import is_plausible
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,24 @@ class CMRGroundTruth:
             warn(
                 f'{len(unplaced)} of {len(images)} images have no "patient_id" or no "slice": '
                 'they are left out of the figures per patient.'
+            )
+        phases = dict.fromkeys(stack.phase for stack in self.stacks if stack.phase is not None)
+        if phases and not phases.keys() & {'ED', 'ES'}:
+            names = ', '.join(map(str, phases)) if len(phases) < 6 else f'{len(phases)} others'
+            warn(
+                f"no phase is called 'ED' or 'ES' (but {names}): there are no volumes of these "
+                'times, and no ejection fraction.'
+            )
+        odd = [
+            image
+            for image in images
+            if image.spacing is not None and not is_plausible(image.spacing, image.slice_spacing)
+        ]
+        if odd:
+            warn(
+                f'{len(odd)} images have pixels of {odd[0].spacing[0]:g} x {odd[0].spacing[1]:g} '
+                f'and slices {odd[0].slice_spacing} apart, which is implausible for a heart: '
+                f'lengths must be in mm. The first is image {odd[0].id!r}.'
             )
         if self.unit == 'mm':
             flat = [stack for stack in self.stacks if stack.spacing is None]

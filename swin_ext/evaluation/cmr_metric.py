@@ -12,17 +12,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from swin_ext.coco.entries import as_whole
 from swin_ext.evaluation import cmr_figures
 from swin_ext.evaluation.cmr_comparison import CMRReport, compare
 from swin_ext.evaluation.cmr_ground_truth import CMRGroundTruth
 from swin_ext.evaluation.errors import EvaluationError
-from swin_ext.evaluation.samples import (
-    FailTogetherMixin,
-    as_labels,
-    check_prediction,
-    drop_duplicates,
-)
+from swin_ext.evaluation.samples import FailTogetherMixin, drop_duplicates, read_prediction
 from swin_ext.utils.optional import require
 
 DEFAULT_ROLES = dict(lv='LV', myo='Myo', rv='RV')
@@ -102,9 +96,8 @@ class CMRMetric(FailTogetherMixin, BaseMetric):
         """Merge the instances of a batch's predictions."""
         truth, num_classes = self._ground_truth(), len(self.dataset_meta['classes'])
         for sample in data_samples:
-            pred, image_id = sample['pred_instances'], as_whole(sample['img_id'])
-            labels, scores = as_labels(pred['labels']), pred['scores'].cpu().numpy()
-            check_prediction(dict(img_id=image_id, labels=labels, scores=scores), num_classes)
+            pred = read_prediction(sample, num_classes)
+            image_id, labels, scores = pred['img_id'], pred['labels'], pred['scores']
             if 'masks' not in pred:
                 raise EvaluationError('CMRMetric needs masks, but the model predicts none.')
             if image_id not in truth.images:

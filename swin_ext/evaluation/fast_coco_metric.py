@@ -15,7 +15,6 @@ from mmengine.registry import METRICS
 from terminaltables import AsciiTable
 
 from swin_ext.coco.categories import category_ids
-from swin_ext.coco.entries import as_whole
 from swin_ext.coco.reading import read_coco
 from swin_ext.evaluation.average_precision import (
     PRECISION_ITEMS,
@@ -26,12 +25,7 @@ from swin_ext.evaluation.average_precision import (
 from swin_ext.evaluation.errors import EvaluationError
 from swin_ext.evaluation.run_lengths import encode_masks
 from swin_ext.evaluation.sample_truth import samples_to_coco, to_json_rle, xyxy_to_xywh
-from swin_ext.evaluation.samples import (
-    FailTogetherMixin,
-    as_labels,
-    check_prediction,
-    drop_duplicates,
-)
+from swin_ext.evaluation.samples import FailTogetherMixin, drop_duplicates, read_prediction
 from swin_ext.utils.files import replacing_text
 from swin_ext.utils.optional import require
 
@@ -103,18 +97,11 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the boxes, scores, labels and run-length codes of a batch's predictions."""
         for sample in data_samples:
-            pred = sample['pred_instances']
-            result = dict(img_id=sample['img_id'])
-            result['labels'] = as_labels(pred['labels'])
-            for key in ('bboxes', 'scores', 'mask_scores'):
-                if key in pred:
-                    result[key] = pred[key].cpu().numpy()
-            check_prediction(result, len(self.dataset_meta['classes']))
-            if 'masks' in pred:
-                masks = pred['masks']
-                result['masks'] = encode_masks(masks) if isinstance(masks, torch.Tensor) else masks
+            result = read_prediction(sample, len(self.dataset_meta['classes']))
+            if isinstance(result.get('masks'), torch.Tensor):
+                result['masks'] = encode_masks(result['masks'])
             height, width = sample['ori_shape'][:2]
-            gt = dict(img_id=sample['img_id'], height=height, width=width)
+            gt = dict(img_id=result['img_id'], height=height, width=width)
             if self._ann_file() is None:
                 if 'instances' not in sample:
                     raise EvaluationError(
@@ -185,7 +172,7 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         return self.ann_file or self.dataset_meta.get('ann_file')
 
     def _load_ground_truth(self, gts: list[dict]) -> None:
-        """Set `_coco_api`, `cat_ids` (in label order) and `img_ids`."""
+        """Set `_coco_api`, `cat_ids` (in label order), `img_ids` and what images are like."""
         from faster_coco_eval import COCO
 
         ann_file, classes = self._ann_file(), self.dataset_meta['classes']
@@ -211,6 +198,10 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
         # The evaluator wants integer ids from 1, and writes into the annotations.
         self._number_of_image = {
             image['id']: number for number, image in enumerate(content['images'], 1)
+        }
+        self._size_of_image = {
+            self._number_of_image[image['id']]: (image['height'], image['width'])
+            for image in content['images']
         }
         api = COCO()
         used = [a for a in content['annotations'] if a['category_id'] in set(self.cat_ids)]
@@ -251,10 +242,9 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
 
     def _number(self, pred: dict) -> int:
         """The evaluator's id of the image that a prediction is for."""
-        image_id = as_whole(pred['img_id'])
-        if image_id not in self._number_of_image:
-            raise EvaluationError(f'Image {image_id!r} is no image of {self._ann_file()}.')
-        return self._number_of_image[image_id]
+        if pred['img_id'] not in self._number_of_image:
+            raise EvaluationError(f'Image {pred["img_id"]!r} is no image of {self._ann_file()}.')
+        return self._number_of_image[pred['img_id']]
 
     def _detections(self, preds: list[dict], iou_type: str):
         """Predictions as the evaluator's data set; `iou_type` is 'bbox' or 'segm'."""
@@ -271,6 +261,13 @@ class FastCocoMetric(FailTogetherMixin, CocoMetric):
                         "FastCocoMetric: metric 'segm' needs masks, but the model predicts none."
                     )
                 masks, scores = pred['masks'], pred.get('mask_scores', scores)
+                size = self._size_of_image[image]
+                for mask in masks:
+                    if tuple(mask['size']) != size:
+                        raise EvaluationError(
+                            f'Image {pred["img_id"]!r}: predicted masks have {mask["size"]} '
+                            f'pixels, but {self._ann_file() or "the sample"} says {list(size)}.'
+                        )
                 # One by one: given more than 255, pycocotools' area overflows with NumPy 2.
                 areas = [float(pycocotools.mask.area(mask)) for mask in masks]
                 annotations += [

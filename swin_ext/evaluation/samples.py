@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size
 
+from swin_ext.coco.entries import as_whole
 from swin_ext.evaluation.errors import EvaluationError, PredictionTypeError
 
 
@@ -34,6 +35,42 @@ class FailTogetherMixin:
         return figures
 
 
+def read_prediction(sample: dict, num_classes: int) -> dict:
+    """What a model predicts of one image, checked and as NumPy arrays.
+
+    Returns:
+        `img_id`; `labels` (N,), `scores` (N,) and, where there are such, `bboxes` (N, 4),
+        `mask_scores` (N,) and `masks`, which are still (N, H, W) on their device or N RLEs.
+
+    Raises:
+        EvaluationError: If parts are of different number, a score, or a box of an instance, is not
+            finite, or a label is no class.
+        PredictionTypeError: If labels are no integers.
+    """
+    pred, image_id = sample['pred_instances'], as_whole(sample['img_id'])
+    if not isinstance(image_id, (int, np.integer, str)):
+        raise EvaluationError(f'img_id is {image_id!r}, but must be a number or a text.')
+    found = dict(img_id=image_id, labels=as_labels(pred['labels']))
+    for key in ('scores', 'mask_scores', 'bboxes'):
+        if key in pred:
+            value = pred[key].detach()
+            # NumPy has no bfloat16.
+            found[key] = (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    if 'masks' in pred:
+        found['masks'] = pred['masks']
+    count = len(found['labels'])
+    for key in found.keys() - {'img_id'}:
+        is_wrong = key in ('scores', 'mask_scores', 'labels') and found[key].ndim != 1
+        if len(found[key]) != count or is_wrong:
+            shape = getattr(found[key], 'shape', (len(found[key]),))
+            raise EvaluationError(
+                f'Image {image_id!r}: the model predicts {count} labels, but {key} of shape '
+                f'{tuple(shape)}.'
+            )
+    check_prediction(found, num_classes)
+    return found
+
+
 def as_labels(labels: torch.Tensor) -> np.ndarray:
     """Labels (N,) as integers; without any detection some models give them as floats.
 
@@ -48,21 +85,24 @@ def as_labels(labels: torch.Tensor) -> np.ndarray:
 
 
 def check_prediction(prediction: dict, num_classes: int) -> None:
-    """Check `scores` and `labels`, both of shape (N,), of the image `img_id`.
+    """Check `scores`, `labels` and, if any, `bboxes` and `mask_scores` of the image `img_id`.
 
     Raises:
-        EvaluationError: If a score is not finite or a label is no class.
+        EvaluationError: If a score or a box is not finite, or a label is no class.
     """
-    scores, labels = prediction['scores'], prediction['labels']
-    if not np.isfinite(scores).all():
-        number = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise EvaluationError(
-            f'Image {prediction["img_id"]!r}: instance {number} has the score {scores[number]}; '
-            'the weights may have diverged in training.'
-        )
+    for key, name in (('scores', 'score'), ('mask_scores', 'mask score'), ('bboxes', 'box')):
+        values = prediction.get(key)
+        if values is not None and not np.isfinite(values).all():
+            number = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise EvaluationError(
+                f'Image {prediction["img_id"]!r}: instance {number} has the {name} '
+                f'{values[number]}; the weights may have diverged in training.'
+            )
+    labels = prediction['labels']
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        unknown = labels.max() if labels.max() >= num_classes else labels.min()
         raise EvaluationError(
-            f'Image {prediction["img_id"]!r}: the model predicts label {labels.max()}, but the '
+            f'Image {prediction["img_id"]!r}: the model predicts label {unknown}, but the '
             f'data set has {num_classes} classes: check num_classes.'
         )
 

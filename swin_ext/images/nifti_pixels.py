@@ -80,6 +80,11 @@ def open_nifti(content: Content) -> ImageFile:
     )
     kind = kinds[is_single]
     header = kind(head[: kind.template_dtype.itemsize])
+    if is_single and header.get_data_offset() < kind.single_vox_offset:
+        raise ImageReadError(
+            f'{content.name} has a vox_offset of {header.get_data_offset()}, which lies within '
+            'its header. Correct it, or save the volume again.'
+        )
     return _open_pixels(content.name, header, pixel_content)
 
 

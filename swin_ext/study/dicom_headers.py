@@ -293,7 +293,9 @@ def _frame_of(
 ) -> Frame:
     fields = _FrameHeader(header, index, path)
     spacing = fields.vector('PixelSpacing', 2)
-    if spacing is not None and spacing.min() > 0:
+    if spacing is not None and spacing.min() < 0:
+        raise StudyError('its PixelSpacing is negative', 'Correct the tag', path)
+    if spacing is not None and spacing.min() > 0:  # zeros stand for what is not known
         spacing_mm = (float(spacing[0]), float(spacing[1]))
         if not is_plausible(spacing_mm):
             raise StudyError(
@@ -328,7 +330,9 @@ def _frame_of(
         sop_uid=uid,
         series_uid=str(_get(header, 'SeriesInstanceUID') or ''),
         normal=None if normal is None else tuple(normal.tolist()),
+        axes=None if orientation is None else tuple(orientation.tolist()),
         position_mm=position,
+        corner_mm=None if corner is None else tuple(corner.tolist()),
         slice_location_mm=fields.scalar('SliceLocation'),
         slice_gap_mm=fields.scalar('SpacingBetweenSlices'),
         thickness_mm=fields.scalar('SliceThickness'),

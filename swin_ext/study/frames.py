@@ -19,7 +19,9 @@ class Frame:
         sop_uid: Identifies a file within DICOM; several frames of a file share it.
         series_uid: Identifies the acquisition.
         normal: Unit vector across the image plane (LPS for DICOM, RAS for NIfTI).
+        axes: Directions along the rows and down the columns, six numbers; None for NIfTI.
         position_mm: Position of the plane along its own normal.
+        corner_mm: Position of the first pixel; None for NIfTI.
         slice_location_mm: DICOM's SliceLocation, which no standard ties to the position.
         slice_gap_mm: SpacingBetweenSlices as it stands in the header, sign included.
         thickness_mm: SliceThickness.
@@ -37,7 +39,9 @@ class Frame:
     sop_uid: str = ''
     series_uid: str = ''
     normal: tuple[float, float, float] | None = None
+    axes: tuple[float, ...] | None = None
     position_mm: float | None = None
+    corner_mm: tuple[float, float, float] | None = None
     slice_location_mm: float | None = None
     slice_gap_mm: float | None = None
     thickness_mm: float | None = None

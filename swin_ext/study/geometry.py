@@ -63,6 +63,15 @@ def same_plane(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -
     return abs(float(np.dot(one, other))) > SAME_DIRECTION_COSINE
 
 
+def same_axes(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    """Whether rows and columns (6,) of two images run the same way."""
+    if one is None or other is None:
+        return one is other
+    rows = float(np.dot(one[:3], other[:3]))
+    columns = float(np.dot(one[3:], other[3:]))
+    return min(rows, columns) > SAME_DIRECTION_COSINE
+
+
 def is_plausible(spacing_mm: tuple[float, ...], slice_mm: float | None = None) -> bool:
     """Whether pixel spacing and slice distance can be those of a cardiac MR image."""
     low, high = PIXEL_RANGE_MM

@@ -73,6 +73,13 @@ def open_nifti(path: Path) -> nibabel.Nifti1Pair:
         ) from error
     if not isinstance(image, nibabel.Nifti1Pair):
         raise StudyError('it is no NIfTI file', 'Convert it to NIfTI', path)
+    is_single = 'header' not in image.file_map
+    if is_single and image.dataobj.offset < image.header.single_vox_offset:
+        raise StudyError(
+            f'its vox_offset of {image.dataobj.offset} lies within its header',
+            'Correct it, or save the volume again',
+            path,
+        )
     if not 2 <= len(_squeezed(image.shape)) <= 4 or min(image.shape) < 1:
         raise StudyError(
             f'it has shape {image.shape}',
@@ -197,6 +204,7 @@ def _affine(
         if not known.all():
             return None  # pixdim is a part of the qform
         header['pixdim'][1:4] = stored
+        header['pixdim'][0] = -1 if header['pixdim'][0] < 0 else 1  # as nifti1_io.c reads it
         try:
             affine = header.get_qform(coded=False).astype(float)
         except Exception as error:  # nibabel raises many types on damaged quaternions

@@ -17,6 +17,7 @@ from swin_ext.study.geometry import (
     distinct_positions,
     plane_name,
     regular_steps,
+    same_axes,
     same_plane,
 )
 from swin_ext.study.phases import order_in_time
@@ -218,12 +219,15 @@ def _stack_of(group: list[Frame]) -> Stack:
     warnings: list[str] = []
     positions = _positions(group)
     places = distinct_positions(positions)
+    if len(places) == 1:
+        _must_share_place(group, positions)
     by_place: list[list[Frame]] = [[] for _ in places]
     for frame, position in zip(group, positions):
         by_place[int(np.searchsorted(places, position + 1e-9, side='right')) - 1].append(frame)
     spacing, numbers = _slice_spacing(group, places, warnings)
     order = order_in_time(by_place)
     warnings += order.warnings
+    warnings += _out_of_line(group)
     if group[0].position_mm is None:
         warnings.append('places are those of SliceLocation, as the header has no position')
     slices = []
@@ -239,6 +243,39 @@ def _stack_of(group: list[Frame]) -> Stack:
         order.source,
         tuple(warnings),
     )
+
+
+def _must_share_place(group: list[Frame], positions: list[float]) -> None:
+    """Refuse a stack whose slices all seem to be at one place, as positions in metres are."""
+    if len(group) > 1 and np.diff(np.sort(positions)).min() > SAME_POSITION_MM / 100:
+        raise StudyError(
+            f'each of {len(group)} images has a position of its own, but all within '
+            f'{SAME_POSITION_MM:g} mm',
+            'Correct the positions, which are in mm',
+            group[0].path,
+        )
+
+
+def _out_of_line(group: list[Frame]) -> list[str]:
+    """Warn where images do not lie straight above each other; areas and volumes stay right."""
+    first = group[0]
+    turned = sum(not same_axes(frame.axes, first.axes) for frame in group)
+    if turned:
+        return [
+            f'{turned} of {len(group)} images are turned or mirrored within their plane against '
+            'the first one: volumes are right, but not distances in 3-D'
+        ]
+    if first.corner_mm is None or first.normal is None:
+        return []
+    offsets = np.array([frame.corner_mm for frame in group]) - first.corner_mm
+    normal = np.array(first.normal)
+    shifts = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1)
+    if shifts.max() <= max(first.spacing_mm):
+        return []
+    return [
+        f'images are shifted within their plane by up to {shifts.max():.1f} mm: volumes are right, '
+        'but not distances in 3-D'
+    ]
 
 
 def _is_distance(gap: float | None) -> bool:
@@ -267,6 +304,12 @@ def _slice_spacing(
             f'slices lie at irregular distances ({distances} mm), so no volume can be told'
         )
         return None, tuple(range(len(places)))
+    if steps.distance > SLICE_RANGE_MM[1]:
+        warnings.append(
+            f'slices lie {steps.distance:g} mm apart, further than those of any stack, so no '
+            'volume can be told'
+        )
+        return None, steps.numbers
     if said and abs(said - steps.distance) > max(GAP_TOLERANCE * steps.distance, SAME_POSITION_MM):
         if group[0].position_mm is None:
             raise StudyError(

@@ -67,7 +67,12 @@ def set_spacings(values):
     return damage
 
 
+def repeat_image(content):
+    content['images'][2]['file_name'] = content['images'][1]['file_name']
+
+
 CHECKS = [
+    ('repeated_images', repeat_image, 'images 2 and 3 are both slice_2.png'),
     ('box_mismatch', move_box, r'1 boxes are more than 2 px off(?s:.*)annotation 5 \(image 2'),
     ('zero_area', empty_mask, r'1 masks are empty(?s:.*)annotation 5 \(image 2'),
     ('filled_ring', fill_ring, r'1 myocardium masks cover(?s:.*)image 2, .*covers 100% of the'),

@@ -376,6 +376,21 @@ def test_warnings_of_a_conversion_are_texts_by_patient(study, noted):
         study.evaluate()
 
 
+def test_phases_with_other_names_are_said(study, warnings):
+    for image in study.content['images']:
+        image['phase'] = image['phase'].lower()
+    figures = study.evaluate()
+    assert not [key for key in figures if 'EDV' in key]
+    assert "no phase is called 'ED' or 'ES' (but ed, es)" in ' '.join(warnings)
+
+
+def test_lengths_that_are_no_mm_are_said(study, warnings):
+    for image in study.content['images']:
+        image['spacing_mm'] = [0.0015, 0.002]
+    study.evaluate()
+    assert '10 images have pixels of 0.0015 x 0.002' in ' '.join(warnings)
+
+
 def test_part_of_a_stack(study, warnings):
     figures = study.evaluate(study.samples()[1:])
     assert '1 stacks only some slices were evaluated' in ' '.join(warnings)

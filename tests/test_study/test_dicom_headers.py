@@ -62,7 +62,7 @@ def test_what_a_header_says(tmp_path):
         ('PixelSpacing', 'DS', b'inf\\1 ', 'PixelSpacing is not 2'),
         ('PixelSpacing', 'DS', b'0\\0 ', 'no pixel spacing'),
         ('PixelSpacing', 'DS', b'', 'no pixel spacing'),
-        ('PixelSpacing', 'DS', b'-1\\1', 'no pixel spacing'),
+        ('PixelSpacing', 'DS', b'-1\\1', 'PixelSpacing is negative'),
         ('PixelSpacing', 'DS', b'1500\\1500 ', 'cannot be that of a cardiac image'),
         ('NumberOfFrames', 'IS', b'-1', 'NumberOfFrames'),
         ('NumberOfFrames', 'IS', b'999999999 ', 'NumberOfFrames'),

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from study_files import area_px, disc, volume_ml
 
+from swin_ext.images.image_file import ImageReadError
+from swin_ext.images.reading import open_image
 from swin_ext.study.errors import StudyError
 from swin_ext.study.nifti_geometry import header_path, read_geometry, slice_positions_mm
 from swin_ext.study.reading import nifti_stack, read_study
@@ -261,3 +263,61 @@ def test_packaged_files_of_nibabel():
         x, y, z = nibabel.affines.voxel_sizes(nibabel.load(path).affine)
         unit = 1 if not geometry.warnings else x / geometry.spacing_mm[1]
         assert geometry.spacing_mm == pytest.approx((y / unit, x / unit), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    'sizes, volume',
+    [
+        ([-1.5, -1.5, -8], ML),
+        ([1.5, 1.5, np.inf], None),
+        ([1.5, 1.5, np.nan], None),
+        ([1.5, 1.5, 0], None),
+        ([np.inf, 1.5, 8], 'no voxel size'),
+        ([0, 0, 0], 'no voxel size'),
+        ([1.5, np.nan, 8], 'no voxel size'),
+        ([3e38, 1.5, 8], 'no cardiac image'),
+    ],
+    ids=str,
+)
+def test_voxel_sizes_alone(tmp_path, sizes, volume):
+    path = write_nifti(tmp_path / 'a.nii', sform=0, pixdim=[1, *sizes, 0, 0, 0, 0])
+    if isinstance(volume, str):
+        with pytest.raises(StudyError, match=volume):
+            nifti_stack(path)
+        return
+    stack = nifti_stack(path)
+    assert stack.spacing_mm == (1.5, 1.5)
+    assert volume is None or volume_ml(stack) == pytest.approx(volume)
+    assert (stack.slice_spacing_mm is None) == (volume is None)
+
+
+@pytest.mark.parametrize('factor, left_handed', [(1, False), (-1, True), (0, False), (7, False)])
+def test_handedness_of_a_qform_is_read_as_by_the_library_of_the_standard(
+    tmp_path, factor, left_handed
+):
+    path = write_nifti(tmp_path / 'a.nii', sform=0, qform=1)
+    content = bytearray(path.read_bytes())
+    content[76:80] = np.float32(factor).tobytes()
+    path.write_bytes(content)
+    affine = read_geometry(path).affine_mm
+    assert (np.linalg.det(affine[:3, :3]) < 0) == left_handed
+    assert volume_ml(nifti_stack(path)) == pytest.approx(ML)
+
+
+@pytest.mark.parametrize('shape', [(48, 48, 3, 1, 2), (48, 48, 3, 2, 2), (48,), (48, 48, 0)])
+def test_axes_that_mean_something_else(tmp_path, shape):
+    path = write_nifti(tmp_path / 'a.nii', dim=[len(shape), *shape, *[1] * (7 - len(shape))])
+    with pytest.raises(StudyError, match='axes|cannot be read'):
+        nifti_stack(path)
+
+
+def test_pixels_do_not_begin_within_the_header(tmp_path):
+    """nibabel takes 0 as it stands, and shows bytes of the header as pixels."""
+    path = write_nifti(tmp_path / 'a.nii')
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(0).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match='vox_offset of 0 lies within its header'):
+        nifti_stack(path)
+    with pytest.raises(ImageReadError, match='vox_offset of 0, which lies within'):
+        open_image(path)

@@ -10,15 +10,19 @@ import pytest
 from study_files import (
     AXIAL,
     CORONAL,
+    ENHANCED_MR,
     SIZE,
     UID_ROOT,
     area_px,
     disc,
+    group,
+    item,
     strip_preamble,
     volume_ml,
     write_dicom,
 )
 
+from swin_ext.study.errors import StudyError
 from swin_ext.study.reading import read_study
 from swin_ext.study.stacks import choose_short_axis
 
@@ -285,3 +289,76 @@ def test_short_axis_is_chosen_by_geometry(tmp_path):
         (1, 'has fewer slices'),
     }
     assert choose_short_axis([]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    'axes', [[0, 1, 0, 1, 0, 0], [0, 1, 0, -1, 0, 0], [-1, 0, 0, 0, -1, 0]], ids=str
+)
+def test_images_that_are_turned_within_their_plane_are_warned_of(tmp_path, axes):
+    write_slices(tmp_path, [0, 16])
+    write_slices(tmp_path, [8], first=3, ImageOrientationPatient=axes)
+    stack = only_stack(tmp_path)
+    assert volume_ml(stack) == pytest.approx(3 * ML_PER_SLICE)
+    (warning,) = stack.warnings
+    assert 'turned or mirrored' in warning
+
+
+@pytest.mark.parametrize('shift, warned', [(0, False), (1.4, False), (3, True)])
+def test_images_that_are_shifted_within_their_plane_are_warned_of(tmp_path, shift, warned):
+    for number, z in enumerate((0, 8, 16), 1):
+        position = [shift * (z == 16), 0, z]
+        write_dicom(tmp_path / f'{number}.dcm', number, ImagePositionPatient=position)
+    stack = only_stack(tmp_path)
+    assert volume_ml(stack) == pytest.approx(3 * ML_PER_SLICE)
+    assert ['shifted within their plane by up to 3.0 mm' in w for w in stack.warnings] == (
+        [True] * warned
+    )
+
+
+def test_positions_in_metres_are_no_phases_of_one_slice(tmp_path):
+    write_slices(tmp_path, [0, 0.008, 0.016])
+    with pytest.raises(StudyError, match='each of 3 images has a position of its own, but all'):
+        read_study(tmp_path)
+
+
+def test_slices_far_from_each_other_have_no_volume(tmp_path):
+    """As localisers have them."""
+    write_slices(tmp_path, [0, 80, 160], SpacingBetweenSlices=80)
+    stack = only_stack(tmp_path)
+    assert stack.slice_spacing_mm is None and len(stack.slices) == 3
+    assert 'slices lie 80 mm apart' in stack.warnings[0]
+
+
+def test_orientations_and_spacings_within_one_enhanced_object(tmp_path):
+    """Frames in any order: an axial and a coronal stack, and two pixels of another size."""
+    places = [('axial', z) for z in (8, 0, 16)] + [('coronal', z) for z in (0, 16, 8)]
+    places += [('coarse', z) for z in (8, 0)]
+    write_dicom(
+        tmp_path / 'enhanced.dcm',
+        1,
+        np.stack([disc(8)] * len(places)),
+        SOPClassUID=ENHANCED_MR,
+        NumberOfFrames=len(places),
+        ImagePositionPatient=None,
+        ImageOrientationPatient=None,
+        PixelSpacing=None,
+        PerFrameFunctionalGroupsSequence=[
+            item(
+                PixelMeasuresSequence=group(
+                    PixelSpacing=[3, 3] if kind == 'coarse' else [1.5, 1.5]
+                ),
+                PlaneOrientationSequence=group(
+                    ImageOrientationPatient=CORONAL if kind == 'coronal' else AXIAL
+                ),
+                PlanePositionSequence=group(
+                    ImagePositionPatient=[0, z, 0] if kind == 'coronal' else [0, 0, z]
+                ),
+            )
+            for kind, z in places
+        ],
+    )
+    axial, coronal, coarse = read_study(tmp_path).stacks
+    assert [volume_ml(stack) for stack in (axial, coronal)] == pytest.approx([3 * ML_PER_SLICE] * 2)
+    assert volume_ml(coarse) == pytest.approx(2 * 4 * ML_PER_SLICE)
+    order = [place.frames[0].frame_index for place in axial.slices]
+    assert order == [1, 0, 2] and axial.plane == 'axial' and coronal.plane == 'coronal'

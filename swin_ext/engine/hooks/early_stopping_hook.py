@@ -81,7 +81,8 @@ class ResumableEarlyStoppingHook(Hook):
                 raise MissingMetricError(text)
             runner.logger.warning(f'{text} This validation does not count.')
             return
-        value = float(metrics[self.monitor])
+        value = metrics[self.monitor]
+        value = math.nan if value is None else float(value)
         if self._is_better(value) or self._is_enough(value):
             self.best = value
             self.num_without_gain = 0
