@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 from swin_ext.utils.errors import UserError
 
@@ -90,3 +93,17 @@ def check_frozen_stages(frozen_stages: int, num_stages: int) -> None:
             f'SwinBackbone: frozen_stages={frozen_stages!r} must be -1 (none), 0 '
             f'(patch embedding) or 1..{num_stages} (that many stages too).'
         )
+
+
+def check_numbers(positive: dict[str, Any], fractions: dict[str, Any]) -> None:
+    """Refuse arguments that are no single positive number, or no number from 0 to 1.
+
+    Raises:
+        SwinArgumentError: Naming the first of them.
+    """
+    for name, value in positive.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+            raise SwinArgumentError(f'SwinBackbone: {name}={value!r} must be a positive number.')
+    for name, value in fractions.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+            raise SwinArgumentError(f'SwinBackbone: {name}={value!r} must lie in [0, 1].')

@@ -26,6 +26,7 @@ from swin_ext.models.architectures import (
     ARCHITECTURES,
     SwinArgumentError,
     check_frozen_stages,
+    check_numbers,
     one_per_stage,
     resolve_arch,
 )
@@ -73,7 +74,7 @@ class SwinBackbone(BaseModule):
 
     Raises:
         SwinArgumentError: On an impossible `arch`, `window_size`, `out_indices`, `frozen_stages` or
-            `attn_impl`, or an argument that is for the other version.
+            `attn_impl`, a size or rate out of its range, or an argument that is for the other version.
 
     Example:
         >>> backbone = SwinBackbone(arch='tiny')
@@ -114,6 +115,10 @@ class SwinBackbone(BaseModule):
                 f'of 0..{num_stages - 1}.'
             )
         check_frozen_stages(frozen_stages, num_stages)
+        check_numbers(
+            dict(patch_size=patch_size, pretrain_img_size=pretrain_img_size, mlp_ratio=mlp_ratio),
+            dict(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate),
+        )
         if attn_impl not in ('auto', *IMPLEMENTATIONS):
             raise SwinArgumentError(
                 f'SwinBackbone: unknown attn_impl {attn_impl!r}; choose auto, '

@@ -34,6 +34,7 @@ def refused(cfg):
         ('loadfrom', 'load_from'),
         ('train_dataloader.batchsize', 'train_dataloader.batch_size'),
         ('train_dataloader.dataset.filter_cfg.filter_empty', 'filter_cfg.filter_empty_gt'),
+        ('train_dataloader.dataset.metainfo.CLASSES', 'metainfo.classes'),
         ('train_dataloader.dataset.anno_file', 'train_dataloader.dataset.ann_file'),
         ('train_dataloader.sampler.shufle', 'train_dataloader.sampler.shuffle'),
         ('model.test_cfg.rcnn.score_th', 'model.test_cfg.rcnn.score_thr'),

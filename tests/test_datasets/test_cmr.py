@@ -60,6 +60,12 @@ def test_classes_come_from_the_file_where_the_config_has_none(tmp_path):
     assert [i['bbox_label'] for i in dataset.get_data_info(0)['instances']] == [0]
 
 
+def test_other_metainfo_is_kept(toy_cmr):
+    metainfo = dict(classes=('RV', 'LV'), task_name='new task', palette=[(1, 2, 3), (4, 5, 6)])
+    found = build(toy_cmr, metainfo=metainfo).metainfo
+    assert {key: found[key] for key in metainfo} == metainfo
+
+
 def test_masks_and_boxes_are_those_of_the_file(toy_cmr):
     dataset = build(toy_cmr)
     sample = dataset[0]['data_samples'].gt_instances

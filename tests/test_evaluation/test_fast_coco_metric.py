@@ -529,3 +529,81 @@ def test_ground_truth_of_samples_is_written_beside_the_predictions(toy_cmr, tmp_
     again.accumulate()
     again.summarize()
     assert again.stats[0] == pytest.approx(expected['coco/segm_mAP'])
+
+
+class Squares:
+    """Squares of 20, 30, 40 and 100 px: small, small, medium and large, of two classes."""
+
+    classes = ('a', 'b')
+
+    def __init__(self, root, shape=(300, 400)):
+        content = dict(
+            images=[dict(id=0, file_name='', height=shape[0], width=shape[1])],
+            annotations=[],
+            categories=[dict(id=0, name='a'), dict(id=1, name='b')],
+        )
+        masks, labels = [], []
+        for i, (side, label) in enumerate(((20, 0), (30, 0), (40, 1), (100, 0))):
+            mask = np.zeros(shape, bool)
+            mask[60 : 60 + side, 90 * i : 90 * i + side] = True
+            rle = encode_mask_results(mask[None])[0]
+            content['annotations'].append(
+                dict(
+                    id=i,
+                    image_id=0,
+                    category_id=label,
+                    iscrowd=0,
+                    area=side**2,
+                    bbox=[90 * i, 60, side, side],
+                    segmentation=dict(rle, counts=rle['counts'].decode()),
+                )
+            )
+            masks.append(mask)
+            labels.append(label)
+        self.path = root / 'squares.json'
+        self.path.write_text(json.dumps(content))
+        self.sample = sample(0, masks, labels, [1.0, 0.98, 0.96, 0.95], shape)
+
+
+@pytest.mark.parametrize('metric', ['bbox', 'segm', ['bbox', 'segm'], 'proposal'])
+def test_perfect_predictions_of_all_sizes(tmp_path, metric):
+    squares = Squares(tmp_path)
+    figures = evaluate(
+        [squares.sample], squares.path, squares.classes, metric=metric, classwise=metric == 'bbox'
+    )
+    assert figures == pytest.approx(dict.fromkeys(figures, 1))
+    if metric != 'proposal':
+        kinds = [metric] if isinstance(metric, str) else metric
+        assert {f'coco/{kind}_mAP_{size}' for kind in kinds for size in 'sml'} <= figures.keys()
+
+
+def test_only_the_items_that_are_asked_for(tmp_path):
+    squares = Squares(tmp_path)
+    figures = evaluate([squares.sample], squares.path, squares.classes, metric_items=['mAP_m'])
+    assert figures == {'coco/bbox_mAP_m': pytest.approx(1)}
+
+
+@pytest.mark.parametrize('thresholds', [[0.3, 0.6], [0.75], 0.5])
+def test_other_iou_thresholds(tmp_path, thresholds):
+    crowd = Crowd(tmp_path)
+    figures = evaluate(
+        crowd.samples,
+        crowd.path,
+        crowd.classes,
+        metric='segm',
+        iou_thrs=thresholds,
+        metric_items=['mAP'],
+    )
+    coco = COCO(str(crowd.path))
+    peer = COCOeval(coco, coco.loadRes(crowd.results('segm')), 'segm')
+    peer.params.iouThrs = np.atleast_1d(thresholds)
+    peer.params.maxDets = [100, 300, 1000]
+    peer.evaluate()
+    peer.accumulate()
+    precision = peer.eval['precision'][:, :, :, 0, 0]
+    assert figures['coco/segm_mAP'] == pytest.approx(precision[precision > -1].mean())
+
+
+def test_only_writing_needs_a_place(toy_cmr):
+    with pytest.raises(AssertionError, match='outfile_prefix'):
+        FastCocoMetric(ann_file=str(toy_cmr.json_path), format_only=True)

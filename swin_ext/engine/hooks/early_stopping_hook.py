@@ -34,7 +34,8 @@ class ResumableEarlyStoppingHook(Hook):
         stopping_threshold: Stop as soon as the metric is better than this.
 
     Raises:
-        SettingError: If an argument is out of its range, or the rule is needed and absent.
+        SettingError: If an argument is out of its range, or the rule is needed and absent; at the
+            start of training, if its loop cannot be stopped.
         MissingMetricError: If `strict`, at a validation that has no such metric.
     """
 
@@ -65,6 +66,11 @@ class ResumableEarlyStoppingHook(Hook):
         self._hub_key = f'early_stopping_{monitor}'
 
     def before_train(self, runner: Runner) -> None:
+        if not hasattr(runner.train_loop, 'stop_training'):
+            raise SettingError(
+                f'ResumableEarlyStoppingHook: {type(runner.train_loop).__name__} of train_cfg does '
+                'not look at stop_training, so that it cannot be stopped: take another loop.'
+            )
         if runner._resume:
             saved = runner.message_hub.get_info(self._hub_key, {})
             self.best = saved.get('best')

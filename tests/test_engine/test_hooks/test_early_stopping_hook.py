@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import copy
+import logging
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from mmengine.logging import MessageHub
 
 from swin_ext.engine.hooks import ResumableEarlyStoppingHook
 from toy_noisy_training import MeanValue, make_runner, recorder_of, train
@@ -175,3 +180,27 @@ def test_two_hooks_keep_their_counts_apart(tmp_path):
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ResumableEarlyStoppingHook(**options)
+
+
+def test_a_loop_that_cannot_be_stopped_is_refused():
+    runner = SimpleNamespace(train_loop=object(), _resume=False)
+    with pytest.raises(ValueError, match='object of train_cfg does not look at stop_training'):
+        ResumableEarlyStoppingHook('loss').before_train(runner)
+
+
+@pytest.mark.parametrize('kind', [float, torch.tensor, np.float64, np.float32])
+def test_values_of_any_type_are_compared(kind):
+    """As upstream's own tests, figures may be tensors; one that is None is no gain."""
+    runner = SimpleNamespace(
+        train_loop=SimpleNamespace(stop_training=False),
+        message_hub=MessageHub.get_instance(f'early stopping {kind}'),
+        logger=logging.getLogger('early stopping'),
+        iter=0,
+    )
+    hook = ResumableEarlyStoppingHook('mAP', min_delta=0.5, patience=3)
+    stopped = []
+    for value in (kind(0.1), kind(0.7), kind(0.9), None, kind(float('nan'))):
+        hook.after_val_epoch(runner, dict(mAP=value))
+        stopped.append(runner.train_loop.stop_training)
+    assert stopped == [False, False, False, False, True]
+    assert hook.best == pytest.approx(0.7)
