@@ -21,6 +21,7 @@ from swin_ext.conversion.study import ConversionError, LabelledSlice, LabelMap, 
 from swin_ext.study.dicom_headers import is_dicom, is_segmentation, read_frames
 from swin_ext.study.frames import Frame
 from swin_ext.study.reading import list_files
+from swin_ext.utils.optional import require
 
 CONTOUR_NAME = re.compile(r'(\d+)-([io])contour', re.IGNORECASE)
 CAVITY, MYOCARDIUM = 1, 2
@@ -212,7 +213,10 @@ def find_studies(
 
     Raises:
         ValueError: If a pattern or the table cannot be used.
+        MissingPackageError: If a package is missing that reads what is asked for.
     """
+    if segmentations:
+        require('highdicom', 'Reading DICOM-SEG')
     names = read_link(link) if link else {}
     image_folders, label_folders = defaultdict(list), defaultdict(list)
     for found, pattern in ((image_folders, images), (label_folders, contours or segmentations)):
@@ -300,12 +304,8 @@ def read_segmentation(
         ConversionError: If the object cannot be read, its segments overlap or are in no class, or
             it refers to an image that is missing or of another size.
     """
-    try:
-        import highdicom
-    except ImportError as error:
-        raise ConversionError(
-            'reading DICOM-SEG needs the package highdicom', 'pip install highdicom', path
-        ) from error
+    import highdicom
+
     try:
         segmentation = highdicom.seg.segread(path)
     except Exception as error:  # highdicom and pydicom raise many types on damaged files

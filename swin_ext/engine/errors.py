@@ -13,6 +13,10 @@ class SettingTypeError(UserError, TypeError):
     """A part of the run of a kind that a setting does not work with."""
 
 
+class HistoryError(UserError, ValueError):
+    """A table of scalars that this package has not written."""
+
+
 class MissingMetricError(UserError, KeyError):
     """A validation without the metric that something waits for."""
 

@@ -74,7 +74,8 @@ class SwinBackbone(BaseModule):
 
     Raises:
         SwinArgumentError: On an impossible `arch`, `window_size`, `out_indices`, `frozen_stages` or
-            `attn_impl`, a size or rate out of its range, or an argument that is for the other version.
+            `attn_impl`, a size or rate out of its range, or an argument that is for the other
+            version.
 
     Example:
         >>> backbone = SwinBackbone(arch='tiny')

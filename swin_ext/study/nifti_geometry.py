@@ -11,11 +11,9 @@ import numpy as np
 
 from swin_ext.study.errors import StudyError
 from swin_ext.study.geometry import affine_normal, is_plausible, slice_distance
+from swin_ext.utils.optional import import_optional
 
-try:
-    import nibabel
-except ImportError as error:
-    raise ImportError('Reading NIfTI needs the package nibabel: pip install nibabel') from error
+nibabel = import_optional('nibabel', 'Reading NIfTI')
 
 # xyzt_units, bits 0 to 2. Code 0 is 'unknown', which nearly always means mm.
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}

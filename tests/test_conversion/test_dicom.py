@@ -34,6 +34,7 @@ from swin_ext.images.reading import read_frame
 from swin_ext.study.dicom_headers import read_frames
 from swin_ext.study.errors import StudyWarning
 from swin_ext.study.stacks import build_stacks
+from swin_ext.utils.optional import MissingPackageError
 
 
 def run(
@@ -405,3 +406,9 @@ def test_files_that_are_no_dicom_are_counted(tmp_path):
     run(tmp_path, tmp_path / 'out', '1=LV')
     report = json.loads((tmp_path / 'out' / 'report.json').read_text())
     assert report['left_out'] == {'files among the images that are no DICOM': 1}
+
+
+def test_a_missing_package_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(MissingPackageError, match='Reading DICOM-SEG needs highdicom: pip install'):
+        dicom.find_studies(tmp_path, 'dicom/{patient}', None, 'seg/{patient}')

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from swin_ext.engine.errors import SettingError
+
 MIB = 2**20
 
 
@@ -82,7 +84,7 @@ def find_nvml_handle(nvml, device: int):
     CUDA_VISIBLE_DEVICES, by default the fastest first, and since 2.4 it tells their UUIDs.
 
     Raises:
-        ValueError: If CUDA_VISIBLE_DEVICES names no such GPU.
+        SettingError: If CUDA_VISIBLE_DEVICES names no such GPU.
     """
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     entry = visible.split(',')[device].strip() if visible else str(device)
@@ -99,7 +101,7 @@ def find_nvml_handle(nvml, device: int):
         uuid = uuid.decode() if isinstance(uuid, bytes) else uuid  # releases before 11.5
         if uuid.startswith(entry):  # CUDA takes the first characters of a UUID, too
             return handle
-    raise ValueError(
+    raise SettingError(
         f'CUDA_VISIBLE_DEVICES={visible} has no GPU at position {device} that NVML knows'
     )
 

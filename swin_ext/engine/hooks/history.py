@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from swin_ext.engine.errors import HistoryError
 from swin_ext.utils.files import replacing_text
 
 
@@ -15,7 +16,7 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
     A last line without its end, which a killed run may leave, is left out.
 
     Raises:
-        ValueError: If the file has another structure.
+        HistoryError: If the file has another structure.
     """
     lines = path.read_text().splitlines(keepends=True)
     if lines and not lines[-1].endswith('\n'):
@@ -29,7 +30,7 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
             scalars = {name: _number(cell) for name, cell in zip(header[1:], cells[1:]) if cell}
             rows[int(cells[0])] = scalars
         except ValueError as error:
-            raise ValueError(f'{path}, line {line}: {error}') from error
+            raise HistoryError(f'{path}, line {line}: {error}') from error
     return rows
 
 
