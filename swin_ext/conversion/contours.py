@@ -18,18 +18,22 @@ from swin_ext.conversion.errors import ArgumentError, ConversionError
 # Contours of one observer cross now and then where the wall is thin; an outer contour that misses
 # this part of the cavity belongs to another frame.
 MAX_CAVITY_OUTSIDE = 0.1
+# Pixels by which the area inside a contour and its shoelace area may differ, for each pixel of its
+# length: small loops where an outline crosses itself, and rounding.
+LOOPS_PER_LENGTH = 0.25
 
 
 def read_contour(path: Path, height: int, width: int) -> np.ndarray:
     """Polygon (points, 2) of x, y in pixels.
 
     Raises:
-        ConversionError: If the file holds no polygon, or one that leaves the image.
+        ConversionError: If the file holds no polygon, or one that leaves the image or encloses
+            parts of it several times.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of an empty file, which is an error below
-            polygon = np.loadtxt(path, ndmin=2)
+            polygon = np.loadtxt(path, ndmin=2, encoding='utf-8-sig')
     except (OSError, ValueError) as error:
         raise ConversionError(
             'it is no list of x y pairs', 'Restore the contour file', path
@@ -57,6 +61,15 @@ def read_contour(path: Path, height: int, width: int) -> np.ndarray:
         raise ConversionError(
             'its points lie on one line, so that it encloses nothing',
             'Restore the contour file',
+            path,
+        )
+    inside = np.count_nonzero(_winding_numbers(polygon - 0.5, height, width))
+    length = np.linalg.norm(polygon - np.roll(polygon, -1, axis=0), axis=1).sum()
+    if abs(inside - polygon_area(polygon)) > LOOPS_PER_LENGTH * length:
+        raise ConversionError(
+            f'its contour encloses {inside} px, but has an area of {polygon_area(polygon):.0f} px: '
+            'it crosses itself, runs around twice, or is of several contours',
+            'Draw it anew, or restore the contour file',
             path,
         )
     return polygon

@@ -126,3 +126,50 @@ def test_ring_needs_contours_of_the_same_frame():
 def test_area_is_that_of_the_polygon():
     assert polygon_area(circle(18, 20, 10, 2000)) == pytest.approx(np.pi * 100, rel=0.01)
     assert polygon_area(np.array([[0, 0], [4, 0], [4, 3.0]])) == 6
+
+
+SQUARE = '10 10\n20 10\n20 20\n10 20\n'
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        SQUARE * 2,
+        '10 10\n20 20\n20 10\n10 20\n',
+        SQUARE + '\n30 30\n35 30\n35 35\n',
+        SQUARE + '30 35\n35 35\n35 30\n30 30\n',
+    ],
+    ids=['twice round', 'crossed', 'two contours', 'two of opposite turn'],
+)
+def test_contours_that_enclose_what_their_area_does_not_say_are_refused(tmp_path, text):
+    """ED and ES are told by areas, and volumes come from masks."""
+    (tmp_path / 'a.txt').write_text(text)
+    with pytest.raises(ConversionError, match=r'encloses \d+ px, but has an area of \d+ px'):
+        read_contour(tmp_path / 'a.txt', HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    'text, encoding',
+    [
+        (SQUARE, 'utf-8'),
+        (SQUARE, 'utf-8-sig'),
+        (SQUARE + '10 10\n', 'utf-8'),
+        (SQUARE.replace('\n', '\r\n'), 'utf-8'),
+    ],
+)
+def test_ways_to_write_the_same_contour(tmp_path, text, encoding):
+    (tmp_path / 'a.txt').write_bytes(text.encode(encoding))
+    polygon = read_contour(tmp_path / 'a.txt', HEIGHT, WIDTH)
+    assert fill_contour(polygon, HEIGHT, WIDTH).sum() == polygon_area(polygon) == 100
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_contours_that_cross_a_little_are_read(tmp_path, seed):
+    """As experts draw them: with a small loop where the outline closes."""
+    rng = np.random.default_rng(seed)
+    angle = np.linspace(0, 2 * np.pi * 1.02, 60)
+    radius = 12 + rng.normal(0, 0.2, 60)
+    points = np.stack([28 + radius * np.cos(angle), 18 + radius * np.sin(angle)], 1)
+    np.savetxt(tmp_path / 'a.txt', points)
+    polygon = read_contour(tmp_path / 'a.txt', HEIGHT, WIDTH)
+    assert fill_contour(polygon, HEIGHT, WIDTH).sum() == pytest.approx(np.pi * 144, rel=0.05)
