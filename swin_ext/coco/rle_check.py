@@ -44,7 +44,8 @@ def _covered_pixels(counts: list[bytes]) -> np.ndarray:
 
     numbers, digits = _numbers(bits, np.flatnonzero(ends))
     how_many = np.add.reduceat(ends, last + 1 - lengths, dtype=np.int64)
-    # Two columns, each mask in rows of its own: the first run and every second after it; the others.
+    # Each mask has rows of its own, in two columns: its first run and every second after it, and
+    # the others.
     rows = (how_many + 1) // 2
     first_row = np.cumsum(rows) - rows
     places = np.arange(len(numbers)) + np.repeat(
