@@ -139,8 +139,9 @@ def _indexed(
             reason = 'there is none yet'
         except _Unusable as error:
             reason = str(error)
-        table = build_table(path, needs_masks)
-        table.find_all(max_decoded)
+        with without_collecting():
+            table = build_table(path, needs_masks)
+            table.find_all(max_decoded)
         if sha256_of(path) != digest:
             raise AnnotationError(f'{path} was changed while it was read. Start again.')
         _save(table, place, digest)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 CHUNK_BYTES = 4 << 20
+LAST_BYTES = 1 << 19  # of a chunk, in which the last entry's end is sought
 SPACE = b' \t\r\n'
 # An entry's end that another entry follows, or the end of the list.
 _NEXT_ENTRY = re.compile(rb'\}\s*,\s*(?=\{)')
@@ -144,7 +145,7 @@ class _Buffer:
 
     def last(self, pattern: re.Pattern) -> re.Match | None:
         """The last match, sought for in the end of the text, which need not have all of it."""
-        matches = pattern.finditer(self.text, max(0, len(self.text) - self._chunk_bytes // 8))
+        matches = pattern.finditer(self.text, max(0, len(self.text) - LAST_BYTES))
         return max(matches, key=re.Match.start, default=None)
 
     def small_value(self) -> Any:
