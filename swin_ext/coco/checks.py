@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ CHOICES = ('error', 'warn', 'ignore')
 
 # Boxes of contours differ from those of their pixels by the rounding of either end.
 BOX_TOLERANCE_PX = 2.0
+BATCH_SIZE = 10_000  # of masks that are in memory at a time
 # A ring that has been filled covers its cavity; one whose contours cross a little does not.
 FILLED_FRACTION = 0.5
 # Spacings that differ by less are rounded differently, not scanned differently.
@@ -107,21 +109,14 @@ def check_masks(
     content: dict, severities: dict[str, str], max_decoded: int | None
 ) -> list[Finding]:
     """Compare masks with their boxes and with each other."""
-    images = {image['id']: image for image in content['images']}
-    annotations = [
-        a for a in content['annotations'] if a.get('segmentation') and not a.get('iscrowd')
-    ]
-    if not annotations:
+    masks = _Masks(content['images'], content['annotations'])
+    if not len(masks):
         return []
-    rles = [
-        to_rle(a['segmentation'], images[a['image_id']]['height'], images[a['image_id']]['width'])
-        for a in annotations
-    ]
-    mask_boxes = np.asarray(mask_utils.toBbox(rles)).reshape(-1, 4)
+    mask_boxes, boxes = masks.boxes_of_masks, masks.boxes
     is_empty = mask_boxes[:, 2] == 0
 
     def entry(i: int, text: str) -> str:
-        return name_annotation(annotations[i], images[annotations[i]['image_id']]) + text
+        return name_annotation(masks.annotation(i), masks.image(i)) + text
 
     def finding(check: str, summary: str, entries: dict[int, str], remedy: bool) -> Finding:
         return Finding(
@@ -129,7 +124,7 @@ def check_masks(
             'warn',
             summary,
             tuple(entry(i, t) for i, t in entries.items()),
-            tuple(annotations[i]['id'] for i in entries) if remedy else (),
+            tuple(masks.annotation(i)['id'] for i in entries) if remedy else (),
         )
 
     findings = []
@@ -137,11 +132,10 @@ def check_masks(
     if empty:
         findings.append(finding('zero_area', f'{len(empty)} masks are empty.', empty, True))
 
-    boxes = np.array([a['bbox'] for a in annotations], float)
     ends, mask_ends = boxes[:, :2] + boxes[:, 2:], mask_boxes[:, :2] + mask_boxes[:, 2:]
     gaps = np.maximum(np.abs(boxes[:, :2] - mask_boxes[:, :2]), np.abs(ends - mask_ends)).max(1)
     wrong = {
-        i: f'bbox {annotations[i]["bbox"]}, but its mask has {mask_boxes[i].tolist()}'
+        i: f'bbox {masks.annotation(i)["bbox"]}, but its mask has {mask_boxes[i].tolist()}'
         for i in np.flatnonzero((gaps > BOX_TOLERANCE_PX) & ~is_empty)
     }
     if wrong:
@@ -160,13 +154,13 @@ def check_masks(
     if max_decoded is not None and len(chosen) > max_decoded:
         chosen = chosen[np.linspace(0, len(chosen) - 1, max_decoded).round().astype(int)]
         sampled = (
-            f' Only {max_decoded} of {len(annotations)} masks were looked at; '
+            f' Only {max_decoded} of {len(masks)} masks were looked at; '
             'tools/check_dataset.py looks at all.'
         )
     if severities['multi_part'] != 'ignore':
         parts = {
             i: f'{n} parts'
-            for i, n in ((i, count_parts(rles[i], mask_boxes[i])) for i in chosen)
+            for i, n in ((i, count_parts(masks.rle(i), mask_boxes[i])) for i in chosen)
             if n > 1
         }
         if parts:
@@ -180,7 +174,7 @@ def check_masks(
                 )
             )
     if severities['filled_ring'] != 'ignore':
-        filled = find_filled_rings(content['categories'], annotations, rles, chosen)
+        filled = find_filled_rings(content['categories'], masks, chosen)
         if filled:
             findings.append(
                 finding(
@@ -200,23 +194,24 @@ def name_annotation(annotation: dict, image: dict) -> str:
     return f'annotation {annotation["id"]} (image {image["id"]}, {image["file_name"]}): '
 
 
-def find_filled_rings(
-    categories: list[dict], annotations: list[dict], rles: list[dict], chosen: np.ndarray
-) -> dict[int, str]:
+def find_filled_rings(categories: list[dict], masks: _Masks, chosen: np.ndarray) -> dict[int, str]:
     """Return index and description of the `chosen` ring masks that cover a cavity's."""
     cavities, rings = (
-        {c['id'] for c in categories if normal_name(c['name']) in names}
+        [c['id'] for c in categories if normal_name(c['name']) in names]
         for names in (CAVITY_NAMES, RING_NAMES)
     )
-    cavity_of_image = {
-        a['image_id']: i for i, a in enumerate(annotations) if a['category_id'] in cavities
-    }
+    chosen = chosen[np.isin(masks.category_ids[chosen], rings)]
+    candidates = np.isin(masks.category_ids, cavities)
+    candidates &= np.isin(masks.image_ids, masks.image_ids[chosen])
+    candidates = np.flatnonzero(candidates)
+    cavity_of_image = dict(zip(masks.image_ids[candidates].tolist(), candidates.tolist()))
     filled = {}
     for i in chosen:
-        cavity = cavity_of_image.get(annotations[i]['image_id'])
-        if annotations[i]['category_id'] in rings and cavity is not None:
-            shared = mask_utils.area(mask_utils.merge([rles[i], rles[cavity]], intersect=True))
-            whole = mask_utils.area(rles[cavity])
+        cavity = cavity_of_image.get(int(masks.image_ids[i]))
+        if cavity is not None:
+            rle = masks.rle(cavity)
+            shared = mask_utils.area(mask_utils.merge([masks.rle(i), rle], intersect=True))
+            whole = mask_utils.area(rle)
             if shared > FILLED_FRACTION * whole:
                 filled[i] = f'covers {shared / whole:.0%} of the cavity'
     return filled
@@ -241,6 +236,60 @@ def check_repeated(images: list[dict]) -> list[Finding]:
             tuple(repeated),
         )
     ]
+
+
+class _Masks:
+    """Those annotations with a mask of one object; masks are encoded when they are asked for.
+
+    Attributes:
+        boxes: (n, 4), as they are written.
+        boxes_of_masks: (n, 4), as they are measured.
+        image_ids: (n,).
+        category_ids: (n,).
+    """
+
+    def __init__(self, images: Sequence[dict], annotations: Sequence[dict]) -> None:
+        self._images, self._annotations = images, annotations
+        self._sides = {
+            image['id']: (place, image['height'], image['width'])
+            for place, image in enumerate(images)
+        }
+        parts = [
+            self._measure(annotations[start : start + BATCH_SIZE], start)
+            for start in range(0, len(annotations), BATCH_SIZE)
+        ]
+        columns = [np.concatenate(column) for column in zip(*parts)] if parts else [()] * 4
+        self._places, self.boxes, self.boxes_of_masks, ids = columns
+        self.image_ids, self.category_ids = np.reshape(ids, (-1, 2)).T
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def annotation(self, i: int) -> dict:
+        return self._annotations[int(self._places[i])]
+
+    def image(self, i: int) -> dict:
+        return self._images[self._sides[int(self.image_ids[i])][0]]
+
+    def rle(self, i: int) -> dict:
+        return self._encode(self.annotation(i))
+
+    def _encode(self, annotation: dict) -> dict:
+        return to_rle(annotation['segmentation'], *self._sides[annotation['image_id']][1:])
+
+    def _measure(self, annotations: Sequence[dict], first: int) -> tuple[np.ndarray, ...]:
+        chosen = [
+            (first + place, a)
+            for place, a in enumerate(annotations)
+            if a.get('segmentation') and not a.get('iscrowd')
+        ]
+        rles = [self._encode(annotation) for _, annotation in chosen]
+        return (
+            np.array([place for place, _ in chosen], int),
+            np.array([a['bbox'] for _, a in chosen], float).reshape(-1, 4),
+            np.asarray(mask_utils.toBbox(rles) if rles else (), float).reshape(-1, 4),
+            np.array([(a['image_id'], a['category_id']) for _, a in chosen], int).reshape(-1, 2),
+        )
 
 
 def check_spacing(images: list[dict]) -> list[Finding]:

@@ -6,6 +6,11 @@ runs that do not add up read and write beside its buffers.
 
 from __future__ import annotations
 
+from collections import Counter
+
+from pycocotools import mask as mask_utils
+
+from swin_ext.coco.masks import to_rle
 from swin_ext.coco.rle_check import covered_pixels
 
 # Contours drawn on sub-pixel grids may end a fraction of a pixel outside the image.
@@ -23,13 +28,13 @@ def find_impossible(annotations: list[dict], images: dict[int, dict]) -> dict[in
     encoded = []
     for index, annotation in enumerate(annotations):
         image = images[annotation['image_id']]
-        problem = _box_problem(annotation['bbox'], image) or _mask_problem(annotation, image)
+        problem = _box_problem(annotation['bbox'], image) or mask_problem(annotation, image)
         if problem:
             problems[index] = problem
         elif isinstance(annotation.get('segmentation'), dict):
             encoded.append(index)
     rles = [annotations[index]['segmentation'] for index in encoded]
-    for index, problem in zip(encoded, _damaged_rles(rles)):
+    for index, problem in zip(encoded, damaged_rles(rles)):
         if problem:
             problems[index] = problem
     return problems
@@ -49,7 +54,8 @@ def _box_problem(bbox: list[float], image: dict) -> str | None:
     return None
 
 
-def _mask_problem(annotation: dict, image: dict) -> str | None:
+def mask_problem(annotation: dict, image: dict) -> str | None:
+    """Say what is wrong with the mask of an annotation, but for the runs of its encoding."""
     segmentation = annotation.get('segmentation')
     width, height = image['width'], image['height']
     if isinstance(segmentation, dict):
@@ -77,7 +83,7 @@ def _mask_problem(annotation: dict, image: dict) -> str | None:
     return None
 
 
-def _damaged_rles(rles: list[dict]) -> list[str | None]:
+def damaged_rles(rles: list[dict]) -> list[str | None]:
     """Say for each run-length encoding what is wrong with it, if anything."""
     counts = [rle['counts'] for rle in rles]
     compressed = [i for i, c in enumerate(counts) if isinstance(c, str)]
@@ -96,3 +102,18 @@ def _damaged_rles(rles: list[dict]) -> list[str | None]:
         else:
             problems.append(f'its RLE is damaged, its runs cover {pixels} of {height * width} px')
     return problems
+
+
+def complete_areas(annotations: list[dict], images: dict, repairs: Counter) -> None:
+    """Measure the masks, or else the boxes, of annotations without `area`."""
+    without = [a for a in annotations if a.get('area') is None]
+    masked = [a for a in without if a.get('segmentation')]
+    for annotation in without:
+        annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+    if masked:
+        sizes = ((images[a['image_id']]['height'], images[a['image_id']]['width']) for a in masked)
+        rles = [to_rle(a['segmentation'], *size) for a, size in zip(masked, sizes)]
+        for annotation, area in zip(masked, mask_utils.area(rles)):
+            annotation['area'] = int(area)
+    if without:
+        repairs['annotations: area was missing, measured'] += len(without)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import reprlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pycocotools import mask as mask_utils
-
 from swin_ext.coco.entries import check_entries
 from swin_ext.coco.errors import AnnotationError
-from swin_ext.coco.geometry import find_impossible
-from swin_ext.coco.masks import to_rle
+from swin_ext.coco.geometry import complete_areas, find_impossible
+from swin_ext.coco.sound_files import LISTS, SoundFile
+from swin_ext.coco.streaming import NotPlain
 
-LISTS = ('images', 'annotations', 'categories')
 SINGULAR = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 REPORTED_PROBLEMS = 10
 
@@ -91,14 +91,41 @@ def read_coco_file(
             category has a field of another type, or lacks one; an id occurs twice; an annotation
             belongs to no image of the file.
     """
-    # Looking for cycles among millions of new dictionaries takes longer than reading them.
+    with without_collecting():
+        file = None
+        if is_local(path, backend_args):
+            file = _read_sound(path, needs_masks)
+        return file or _read_checked(path, needs_masks, text_ids, backend_args)
+
+
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Looking for cycles among millions of new dictionaries takes longer than reading them."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _read_checked(path, needs_masks, text_ids, backend_args)
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def is_local(path: str | os.PathLike, backend_args: dict | None) -> bool:
+    """Whether a path is read without one of MMEngine's file backends."""
+    return backend_args is None and '://' not in str(path)
+
+
+def _read_sound(path: str | os.PathLike, needs_masks: bool) -> CocoFile | None:
+    file = SoundFile(path)
+    lists = dict(images=[], annotations=[])
+    try:
+        for key, entries in file.parts():
+            lists[key] += entries
+    except (NotPlain, OSError):
+        return None  # what is wrong will be named
+    if needs_masks and file.without_mask:
+        return None
+    return CocoFile({**file.head, **lists}, (), file.repairs)
 
 
 def _read_checked(
@@ -145,7 +172,7 @@ def _read_checked(
         for index in sorted(impossible)
     ]
     possible = [a for i, a in enumerate(sound) if i not in impossible]
-    _complete_areas(possible, images, repairs)
+    complete_areas(possible, images, repairs)
     return CocoFile(dict(content, annotations=possible), tuple(problems), repairs)
 
 
@@ -185,7 +212,7 @@ def describe_repairs(path: str | os.PathLike, repairs: Counter) -> str:
 
 def _read_bytes(path: str | os.PathLike, backend_args: dict | None) -> bytes:
     try:
-        if backend_args is None and '://' not in str(path):
+        if is_local(path, backend_args):
             return Path(path).read_bytes()
         from mmengine.fileio import get  # imports torch
 
@@ -252,18 +279,3 @@ def _find_id_problems(content: dict, annotations: list[dict], images: dict) -> l
         if a['image_id'] not in images
     ]
     return problems
-
-
-def _complete_areas(annotations: list[dict], images: dict, repairs: Counter) -> None:
-    """Measure the masks, or else the boxes, of annotations without `area`."""
-    without = [a for a in annotations if a.get('area') is None]
-    masked = [a for a in without if a.get('segmentation')]
-    for annotation in without:
-        annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
-    if masked:
-        sizes = ((images[a['image_id']]['height'], images[a['image_id']]['width']) for a in masked)
-        rles = [to_rle(a['segmentation'], *size) for a, size in zip(masked, sizes)]
-        for annotation, area in zip(masked, mask_utils.area(rles)):
-            annotation['area'] = int(area)
-    if without:
-        repairs['annotations: area was missing, measured'] += len(without)

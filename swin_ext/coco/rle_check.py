@@ -11,7 +11,7 @@ import numpy as np
 FIRST_CHARACTER = 48  # six bits per character: five of a number, one if it goes on
 MAX_RUN = 1 << 31
 MAX_DIGITS = 7
-BATCH_SIZE = 2000  # keeps the intermediate arrays in the processor's cache
+BATCH_SIZE = 500  # keeps the intermediate arrays in the processor's cache
 
 
 def covered_pixels(counts: list[bytes]) -> np.ndarray:
@@ -26,50 +26,54 @@ def covered_pixels(counts: list[bytes]) -> np.ndarray:
     Returns:
         Pixels that each mask has, set or not; -1 for what is no encoding.
     """
-    batches = [
-        _covered_pixels(counts[start : start + BATCH_SIZE])
-        for start in range(0, len(counts), BATCH_SIZE)
-    ]
-    return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+    covered = np.full(len(counts), -1)
+    written = [index for index, text in enumerate(counts) if text]
+    for start in range(0, len(written), BATCH_SIZE):
+        batch = written[start : start + BATCH_SIZE]
+        covered[batch] = _covered_pixels([counts[index] for index in batch])
+    return covered
 
 
 def _covered_pixels(counts: list[bytes]) -> np.ndarray:
-    lengths = np.array([len(text) for text in counts], int)
-    if not lengths.any():
-        return np.full(len(counts), -1)
-    bits = np.frombuffer(b''.join(counts), np.uint8).astype(np.int64) - FIRST_CHARACTER
-    mask_of = np.repeat(np.arange(len(counts)), lengths)
-    # The last character of a mask ends its last number, or is marked as damaged.
-    is_last = np.diff(mask_of, append=-1) != 0
-    goes_on = (bits & 0x20) != 0
-    is_damaged = (bits < 0) | (bits > 0x3F) | (is_last & goes_on)
-    ends = ~goes_on | is_last
+    lengths = np.array([len(text) for text in counts])
+    last = np.cumsum(lengths) - 1  # character of each mask
+    bits = np.frombuffer(b''.join(counts), np.uint8) - np.uint8(FIRST_CHARACTER)  # wraps below it
+    ends = bits < 0x20  # of numbers: they do not go on
+    damaged = ~ends[last] | np.logical_or.reduceat(bits > 0x3F, last + 1 - lengths)
+    ends[last] = True  # so that damage stays within its mask
 
-    number_of = np.cumsum(ends) - ends
-    starts = np.flatnonzero(np.append(True, ends[:-1]))
-    digit = np.arange(len(bits)) - starts[number_of]
-    numbers = np.add.reduceat((bits & 0x1F) << 5 * np.minimum(digit, MAX_DIGITS), starts)
-    is_negative = (bits[ends] & 0x10) != 0
-    numbers -= is_negative << 5 * np.minimum(digit[ends] + 1, MAX_DIGITS)
-    numbers = numbers.clip(-MAX_RUN, MAX_RUN)
+    numbers, digits = _numbers(bits, np.flatnonzero(ends))
+    how_many = np.add.reduceat(ends, last + 1 - lengths, dtype=np.int64)
+    # Each mask has rows of its own, in two columns: its first run and every second after it, and
+    # the others.
+    rows = (how_many + 1) // 2
+    first_row = np.cumsum(rows) - rows
+    places = np.arange(len(numbers)) + np.repeat(
+        2 * first_row - (np.cumsum(how_many) - how_many), how_many
+    )
+    differences = np.zeros((rows.sum(), 2), np.int64)
+    differences.ravel()[places] = numbers
+    sums = np.cumsum(differences, axis=0)
+    # The difference of the third run is to nothing, as is that of the second.
+    before = sums[first_row] - differences[first_row] * (0, 1)
+    sums -= np.repeat(before, rows, axis=0)
+    sums[first_row, 0] = differences[first_row, 0]
+    runs = sums.ravel()[places]
 
-    mask_of_number = mask_of[ends]
-    is_first = np.diff(mask_of_number, prepend=-1) != 0
-    rank = np.arange(len(numbers)) - np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
-    runs = numbers.copy()
-    for chain in (rank % 2 == 1, (rank % 2 == 0) & (rank > 0)):
-        runs[chain] = _cumulate_within(numbers[chain], mask_of_number[chain])
-
-    covered = np.bincount(mask_of_number, runs, minlength=len(counts))
-    covered[mask_of[is_damaged]] = -1
-    covered[mask_of_number[(runs < 0) | (runs >= MAX_RUN)]] = -1
-    covered[lengths == 0] = -1
-    return covered.astype(np.int64)
+    starts = np.cumsum(how_many) - how_many
+    impossible = (runs < 0) | (runs >= MAX_RUN) | (digits > MAX_DIGITS)
+    damaged |= np.logical_or.reduceat(impossible, starts)
+    return np.where(damaged, -1, np.add.reduceat(runs, starts))
 
 
-def _cumulate_within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Cumulative sum that starts anew where `groups`, sorted, changes."""
-    sums = np.cumsum(values)
-    starts = np.diff(groups, prepend=-1) != 0
-    before = (sums - values)[starts]
-    return sums - before[np.cumsum(starts) - 1]
+def _numbers(bits: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers whose last characters are at `ends`, and how many characters each has."""
+    digits = np.diff(ends, prepend=-1)
+    numbers = (bits[ends] & 0x1F).astype(np.int64)
+    numbers -= (numbers & 0x10) << 1
+    longer, digit = np.flatnonzero(digits > 1), 1
+    while len(longer) and digit < MAX_DIGITS:
+        numbers[longer] = (numbers[longer] << 5) | (bits[ends[longer] - digit] & 0x1F)
+        digit += 1
+        longer = longer[digits[longer] > digit]
+    return numbers, digits

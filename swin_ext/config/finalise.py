@@ -9,7 +9,14 @@ from swin_ext.config.errors import ConfigError
 from swin_ext.config.families import set_num_classes
 from swin_ext.config.keys import key_problems, top_level_problems
 from swin_ext.config.named_parts import place_named_parts
-from swin_ext.config.shared_values import set_data_root, set_image_scale, set_length
+from swin_ext.config.shared_values import (
+    set_annotation_index,
+    set_data_root,
+    set_image_scale,
+    set_length,
+)
+
+HAND_ON = (set_data_root, set_annotation_index, set_image_scale, set_length, set_num_classes)
 
 
 def finalise_config(cfg: Any) -> Any:
@@ -32,7 +39,7 @@ def finalise_config(cfg: Any) -> Any:
     """
     problems = [*top_level_problems(cfg), *place_named_parts(cfg), *key_problems(cfg)]
     if not problems:
-        for hand_on in (set_data_root, set_image_scale, set_length, set_num_classes):
+        for hand_on in HAND_ON:
             problems += hand_on(cfg)
     if problems:
         raise ConfigError(problems, getattr(cfg, 'filename', None))

@@ -21,6 +21,7 @@ class RunConfig(BaseModel):
     # Said once, handed on to all places that depend on it: swin_ext.config.shared_values, families
     data_root: Optional[str] = None
     image_scale: Optional[tuple[Positive, Positive]] = None
+    annotation_index: Union[StrictBool, str, None] = None  # `index` of each CMRDataset
     num_classes: Optional[Positive] = None
     num_things_classes: Optional[NotNegative] = None
     num_stuff_classes: Optional[NotNegative] = None

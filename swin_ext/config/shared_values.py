@@ -1,8 +1,8 @@
-"""How `data_root`, `image_scale`, `max_epochs` and `max_iters` reach what depends on them.
+"""How `data_root`, `image_scale`, `max_epochs` and others reach what depends on them.
 
-`data_root` and `image_scale` go to parts that have none of their own. What was handed on is kept
-in `cfg.inherited`, so that another value can take its place later: in the config that a run has
-left in its work_dir, for example.
+`data_root`, `annotation_index` and `image_scale` go to parts that have none of their own. What was
+handed on is kept in `cfg.inherited`, so that another value can take its place later: in the config
+that a run has left in its work_dir, for example.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ def set_data_root(cfg: Any) -> list[Problem]:
         for found in _datasets(cfg[name].get('dataset'), f'{name}.dataset')
     ]
     return _hand_on(cfg, 'data_root', datasets, 'data_root')
+
+
+def set_annotation_index(cfg: Any) -> list[Problem]:
+    """Hand `annotation_index` on to the data sets that may have an index."""
+    datasets = [
+        found for name in DATALOADERS for found in _parts(cfg.get(name), name, _may_have_an_index)
+    ]
+    return _hand_on(cfg, 'annotation_index', datasets, 'index')
 
 
 def set_image_scale(cfg: Any) -> list[Problem]:
@@ -133,9 +141,17 @@ def _parts(node: Any, path: str, wanted: Callable[[dict], bool]) -> Iterator[tup
 
 
 def _is_resize(part: dict) -> bool:
+    return _class_name(part) in RESIZES and part.get('scale_factor') is None
+
+
+def _may_have_an_index(part: dict) -> bool:
+    return _class_name(part) == 'CMRDataset'
+
+
+def _class_name(part: dict) -> str:
     kind = part.get('type')
     kind = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return kind.rpartition('.')[2] in RESIZES and part.get('scale_factor') is None
+    return kind.rpartition('.')[2]
 
 
 def _classes_of(loop: dict, scope: str | None) -> list[Callable]:

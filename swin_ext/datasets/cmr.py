@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmengine.fileio import LocalBackend, get_file_backend, join_path
 from mmengine.logging import print_log
@@ -15,6 +17,7 @@ from mmengine.utils import is_abs
 from swin_ext.coco.categories import category_ids, suggest_names
 from swin_ext.coco.checks import Finding, check_content, compare_splits, complete_severities
 from swin_ext.coco.errors import AnnotationError
+from swin_ext.coco.index import read_table
 from swin_ext.coco.reading import (
     REPORTED_PROBLEMS,
     CocoFile,
@@ -23,14 +26,15 @@ from swin_ext.coco.reading import (
     read_coco_file,
     what_is_there,
 )
+from swin_ext.coco.table import AnnotationTable
 from swin_ext.datasets.errors import DatasetError
 from swin_ext.datasets.image_files import (
     find_image_problem,
     find_unreadable,
     leaves_folder,
-    place_in_file,
     size_problem,
 )
+from swin_ext.datasets.items import Items
 from swin_ext.datasets.neighbours import all_transforms, find_neighbours
 from swin_ext.utils.errors import UserError
 
@@ -74,12 +78,15 @@ class CMRDataset(BaseDetDataset):
             this one and have the same categories.
         allow_outside: Whether a `file_name` may lead out of the image folder: an absolute path,
             an address or one with `..`.
+        index: Whether an annotation file of 16 MiB or more gets an index beside it, or in
+            `~/.cache/swin_ext` where its folder cannot be written, which later runs and other
+            ranks map into memory; see `swin_ext.coco.index`. A folder: any file gets one in there.
 
     Raises:
         DatasetError: If the JSON cannot be read, a class is not in it, an image or annotation is
             invalid (and `invalid='error'`), a check of severity 'error' fails, no image is
             left, or the pipeline windows images that have been windowed already.
-        ValueError: If `checks` names no check or no severity.
+        ValueError: If `checks` names no check or no severity, or `index` is no such value.
     """
 
     def __init__(
@@ -89,8 +96,12 @@ class CMRDataset(BaseDetDataset):
         checks: dict | None = None,
         other_splits: Sequence[str] = (),
         allow_outside: bool = False,
+        index: bool | str = True,
         **kwargs,
     ):
+        if not isinstance(index, (bool, str)):
+            raise ValueError(f'CMRDataset: index={index!r} must be True, False or a folder.')
+        self.index = index
         if invalid not in ('error', 'skip'):
             raise ValueError(f"CMRDataset: invalid={invalid!r} must be 'error' or 'skip'.")
         self.invalid = invalid
@@ -103,31 +114,29 @@ class CMRDataset(BaseDetDataset):
                 f'filter_cfg has {unknown}, but there are only {list(FILTERS)}.\n'
                 + '\n'.join(suggest_names(unknown, FILTERS))
             )
-        super().__init__(*args, **kwargs)
+        # Items are made of the table, which takes less than upstream's pickled ones.
+        super().__init__(*args, **{**kwargs, 'serialize_data': False})
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Items:
         """Read and check the annotation file."""
         try:
             return self._load_data_list()
         except AnnotationError as error:
             raise DatasetError(str(error)) from error
 
-    def _load_data_list(self) -> list[dict]:
-        file = self.read_file()
-        content = file.content
-        if file.repairs:
-            print_log(describe_repairs(self.ann_file, file.repairs), 'current', 30)
-        self._select_classes(content)
-        self._compare_preprocessing(content)
-        if not content['annotations'] and not file.problems:
+    def _load_data_list(self) -> Items:
+        table = self.read_table()
+        head = table.head['content']
+        if table.head['repairs']:
+            repairs = Counter(table.head['repairs'])
+            print_log(describe_repairs(self.ann_file, repairs), 'current', 30)
+        self._select_classes(head)
+        self._compare_preprocessing(head)
+        if not table.annotations and not table.head['problems']:
             raise DatasetError(f'{self.ann_file}: the list "annotations" is empty.')
 
-        unreadable = self._find_unreadable_images(content['images'])
-        images = {
-            image['id']: image for image in content['images'] if image['id'] not in unreadable
-        }
-        annotations = [a for a in content['annotations'] if a['image_id'] in images]
-        problems = [*unreadable.values(), *file.problems]
+        unreadable = self._find_unreadable_images(table.images)
+        problems = [*unreadable.values(), *table.head['problems']]
         if problems:
             text = describe_problems(self.ann_file, problems)
             if self.invalid == 'error':
@@ -137,40 +146,39 @@ class CMRDataset(BaseDetDataset):
                 )
             print_log(f'{text}\nThey are skipped.', 'current', 30)
 
-        left_out = self._run_checks(
-            dict(content, images=list(images.values()), annotations=annotations)
+        columns = table.columns
+        is_readable = np.ones(len(table.images), bool)
+        if unreadable:
+            is_readable = np.array([image['id'] not in unreadable for image in table.images])
+        is_used = is_readable[columns['annotation_images']]
+        left_out = self._run_checks(table, is_readable, is_used)
+        if left_out:
+            is_used &= ~np.isin(columns['annotation_ids'], list(left_out))
+        is_used &= self._is_of_class(table, is_used)
+        items = Items(
+            table,
+            np.flatnonzero(is_readable).astype(np.int32),
+            is_used,
+            self.cat2label,
+            self.data_prefix.get('img', ''),
         )
-        of_image, unused = defaultdict(list), Counter()
-        for annotation in annotations:
-            if annotation['id'] in left_out:
-                continue
-            if annotation['category_id'] in self.cat2label:
-                of_image[annotation['image_id']].append(self._parse_annotation(annotation))
-            else:
-                unused[annotation['category_id']] += 1
-        if unused:
-            names = {category['id']: category['name'] for category in content['categories']}
-            counts = ', '.join(f'{names[i]}: {n}' for i, n in unused.items())
-            print_log(f'{self.ann_file}: annotations of classes not in use: {counts}.', 'current')
-
-        neighbours = {}
         if any(getattr(t, 'needs_neighbours', False) for t in all_transforms(self.pipeline)):
-            neighbours = find_neighbours(
-                list(images.values()), self.data_prefix.get('img', ''), self.ann_file
-            )
-        return [
-            dict(
-                img_path=osp.join(self.data_prefix.get('img', ''), image['file_name']),
-                img_id=image['id'],
-                seg_map_path=None,
-                height=image['height'],
-                width=image['width'],
-                instances=of_image[image['id']],
-                **place_in_file(image),
-                **neighbours.get(image['id'], {}),
-            )
-            for image in images.values()
-        ]
+            images = [table.images[row] for row in items.rows]
+            items = items.with_more(find_neighbours(images, items.folder, self.ann_file))
+        return items
+
+    def load_proposals(self) -> None:
+        """Add what upstream adds to the items, which are made anew each time."""
+        items = self.data_list
+        self.data_list = list(items)
+        super().load_proposals()
+        self.data_list = items.with_more(
+            {item['img_id']: dict(proposals=item['proposals']) for item in self.data_list}
+        )
+
+    def read_table(self, ann_file: str | None = None) -> AnnotationTable:
+        """Like `read_file`, but entries are made when they are asked for."""
+        return self._read(read_table, ann_file, index=self.index, max_decoded=MAX_DECODED_MASKS)
 
     def read_file(self, ann_file: str | None = None) -> CocoFile:
         """Read the annotation file, or another one; an annotation needs a mask if one is loaded.
@@ -179,10 +187,13 @@ class CMRDataset(BaseDetDataset):
             DatasetError: If there is no such file.
             AnnotationError: See `read_coco_file`.
         """
+        return self._read(read_coco_file, ann_file)
+
+    def _read(self, read: Callable, ann_file: str | None, **kwargs: Any) -> Any:
         ann_file = ann_file or self.ann_file
         needs_masks = any(getattr(t, 'with_mask', False) for t in all_transforms(self.pipeline))
         try:
-            return read_coco_file(ann_file, needs_masks=needs_masks, backend_args=self.backend_args)
+            return read(ann_file, needs_masks=needs_masks, backend_args=self.backend_args, **kwargs)
         except AnnotationError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
@@ -232,12 +243,36 @@ class CMRDataset(BaseDetDataset):
                     f'  in the file:     {stored}\n  in the pipeline: {own}'
                 ) from error
 
-    def _run_checks(self, content: dict) -> set[int]:
+    def _is_of_class(self, table: AnnotationTable, is_possible: np.ndarray) -> np.ndarray:
+        """For each annotation, whether its class is in use; log how many are of others."""
+        categories = table.columns['annotation_categories']
+        is_of_class = np.isin(categories, self.cat_ids)
+        unused, firsts, numbers = np.unique(
+            categories[is_possible & ~is_of_class], return_index=True, return_counts=True
+        )
+        if len(unused):
+            names = {c['id']: c['name'] for c in table.head['content']['categories']}
+            counts = ', '.join(f'{names[int(unused[i])]}: {numbers[i]}' for i in np.argsort(firsts))
+            print_log(f'{self.ann_file}: annotations of classes not in use: {counts}.', 'current')
+        return is_of_class
+
+    def _run_checks(
+        self, table: AnnotationTable, is_readable: np.ndarray, is_possible: np.ndarray
+    ) -> set[int]:
         """Log or raise what the checks find; return the ids of annotations to skip."""
-        findings = check_content(content, self.severities, MAX_DECODED_MASKS)
+        if is_readable.all():
+            findings = table.findings(self.severities, MAX_DECODED_MASKS)
+        else:
+            content = dict(
+                table.content(),
+                images=[table.images[row] for row in np.flatnonzero(is_readable)],
+                annotations=[table.annotations[place] for place in np.flatnonzero(is_possible)],
+            )
+            findings = check_content(content, self.severities, MAX_DECODED_MASKS)
         for name in self.other_splits:
             path = name if is_abs(name) else join_path(self.data_root, name)
-            findings += compare_splits(content, self.read_file(path).content, name, self.severities)
+            other = self.read_table(path).content()
+            findings += compare_splits(table.content(), other, name, self.severities)
 
         left_out, errors = set(), []
         for finding in findings:
@@ -253,7 +288,7 @@ class CMRDataset(BaseDetDataset):
             raise DatasetError(describe_errors(self.ann_file, errors))
         return left_out
 
-    def _find_unreadable_images(self, images: list[dict]) -> dict[int, str]:
+    def _find_unreadable_images(self, images: Sequence[dict]) -> dict[int, str]:
         """Problems of image files by image id; only local files can be looked at beforehand."""
         outside = [] if self.allow_outside else [i for i in images if leaves_folder(i['file_name'])]
         if outside:
@@ -281,33 +316,21 @@ class CMRDataset(BaseDetDataset):
     def _is_local(self, path: str) -> bool:
         return isinstance(get_file_backend(path, backend_args=self.backend_args), LocalBackend)
 
-    def _parse_annotation(self, annotation: dict) -> dict:
-        x, y, w, h = annotation['bbox']
-        instance = dict(
-            bbox=[x, y, x + w, y + h],
-            bbox_label=self.cat2label[annotation['category_id']],
-            ignore_flag=int(bool(annotation.get('iscrowd') or annotation.get('ignore'))),
-        )
-        if annotation.get('segmentation'):
-            instance['mask'] = annotation['segmentation']
-        return instance
-
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Items:
         """Apply `filter_cfg` (`filter_empty_gt`, `min_size` in pixels) and say what it removed."""
         filter_cfg = {} if self.test_mode or self.filter_cfg is None else self.filter_cfg
-        kept, empty, small = [], 0, 0
-        for info in self.data_list:
-            if filter_cfg.get('filter_empty_gt', False) and not info['instances']:
-                empty += 1
-            elif min(info['width'], info['height']) < filter_cfg.get('min_size', 0):
-                small += 1
-            else:
-                kept.append(info)
-        found = Counter(i['bbox_label'] for info in self.data_list for i in info['instances'])
+        items = self.data_list
+        is_empty = np.zeros(len(items), bool)
+        if filter_cfg.get('filter_empty_gt', False):
+            is_empty = items.how_many_instances() == 0
+        is_small = ~is_empty & (items.sides().min(axis=1) < filter_cfg.get('min_size', 0))
+        kept, empty, small = items.take(~is_empty & ~is_small), is_empty.sum(), is_small.sum()
+        of_category = items.how_many_of_category()
+        found = Counter({self.cat2label[i]: number for i, number in of_category.items()})
         classes = self._metainfo['classes']
         counts = ', '.join(f'{name} {found[label]}' for label, name in enumerate(classes))
         summary = (
-            f'{self.ann_file}: {len(kept)} of {len(self.data_list)} images used '
+            f'{self.ann_file}: {len(kept)} of {len(items)} images used '
             f'({empty} without an instance, {small} too small left out); '
             f'instances: {counts}.'
         )

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from swin_ext.datasets.errors import DatasetError
 from swin_ext.images.reading import ImageReadError, read_frame
 
+_SURELY_INSIDE = re.compile(r'[^/\\:][^\\:]*')  # below the folder on any system, unless by `..`
 PIL_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
 
@@ -28,6 +29,8 @@ def leaves_folder(file_name: str) -> bool:
     An annotation file from someone else must not have the pictures of a run show other files.
     Links in the folder are followed: who can make them could have put the files there.
     """
+    if _SURELY_INSIDE.fullmatch(file_name) and '..' not in file_name:
+        return False
     return (
         '://' in file_name
         or '..' in re.split(r'[/\\]', file_name)

@@ -234,3 +234,29 @@ def test_max_iters_reaches_the_loop_and_its_schedulers():
     cfg = finalise_config(cfg)
     assert cfg.train_cfg.max_iters == 50
     assert [scheduler.total_steps for scheduler in cfg.param_scheduler] == [50, 9]
+
+
+# annotation_index
+
+
+@pytest.mark.parametrize('value', [False, True, '/tmp/index'])
+def test_annotation_index_reaches_data_sets_that_may_have_one(value):
+    cfg = config()
+    plain = dict(type='CocoDataset', ann_file='a.json', data_root='data', pipeline=[])
+    mine = dict(type='CMRDataset', ann_file='a.json', data_root='data', pipeline=[])
+    own = dict(mine, index='elsewhere')
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[plain, mine, own])
+    cfg.annotation_index = value
+    finalise_config(cfg)
+    assert [d.get('index') for d in cfg.train_dataloader.dataset.datasets] == [
+        None,
+        value,
+        'elsewhere',
+    ]
+
+
+def test_annotation_index_is_a_switch_or_a_folder():
+    cfg = config()
+    cfg.annotation_index = 5
+    with pytest.raises(ConfigError, match='annotation_index'):
+        finalise_config(cfg)
