@@ -162,4 +162,15 @@ def load_model(
         WeightFileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, or its tensors are not those of its config.
     """
-    raise NotImplementedError
+    if precision not in PRECISIONS:
+        raise ModelError(f'precision={precision!r} must be one of {PRECISIONS}.')
+    if str(path).endswith('.onnx'):
+        from swin_ext.inference.onnx_model import OnnxModel
+
+        return OnnxModel(path, device, precision, score_threshold, nms_threshold)
+    # Imported here, as a model in ONNX needs neither torch nor mmdet.
+    from swin_ext.checkpoint.model_file import BOXED, read_model_file
+    from swin_ext.inference.mmdet_model import MMDetModel
+
+    file = read_model_file(BOXED if path is None else path)
+    return MMDetModel(file, device, precision, score_threshold, nms_threshold)
