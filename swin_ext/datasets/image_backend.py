@@ -49,15 +49,15 @@ class CMRImageBackend(BaseStorageBackend):
                 f'(channels={asked.channels!r}), which one file does not show. Use '
                 'swin_ext.inference.load_model, or tools/segment.py.'
             )
-        if not asked.uses_window(file.is_display):
+        if asked.window is None and file.is_display:
             return asked.grey_levels(file.display(), is_display=True)
-        if asked.window == 'study':
+        if asked.window == 'study' and asked.uses_window(file.is_display):
             raise PreprocessingError(
                 f"{file.name}: the model's images were windowed by their whole study, which one "
                 'file does not show. Use swin_ext.inference.load_model, or tools/segment.py.'
             )
         try:
-            levels = asked.grey_levels(file.frame())
+            levels = asked.grey_levels(file.frame(), is_display=file.is_display)
         except PreprocessingError as error:
             raise PreprocessingError(f'{file.name}: {error}') from None
         return np.repeat(levels[..., None], 3, axis=-1)
