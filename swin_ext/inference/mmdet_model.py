@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
+from torch import nn
 
 import swin_ext.registration  # noqa: F401
 from swin_ext.checkpoint.matching import load_weights
@@ -50,10 +51,12 @@ class MMDetModel(SegmentationModel):
         self._device = choose_device(device)
         if precision == 'auto':
             precision = 'fp32' if self._device.type == 'cpu' else 'fp16'
-        self._dtype = DTYPES.get(precision)  # None: as it is
         cfg = Config(file.config)
         threshold = set_thresholds(cfg.model, file.name, score_threshold, nms_threshold)
         self.network = build_network(cfg, file).to(self._device).eval()
+        if precision in DTYPES:
+            for part in feature_parts(self.network):
+                compute_in(part, DTYPES[precision])
         self.identity = ModelIdentity(
             name=file.name,
             sha256=file.sha256,
@@ -67,10 +70,7 @@ class MMDetModel(SegmentationModel):
     def _predict_batch(self, images: list[np.ndarray]) -> list[Instances]:
         samples = [self._sample(image) for image in images]
         data = self.network.data_preprocessor(pseudo_collate(samples), False)
-        with torch.autocast(
-            self._device.type, self._dtype or torch.bfloat16, enabled=self._dtype is not None
-        ):
-            outputs = self.network(**data, mode='predict')
+        outputs = self.network(**data, mode='predict')
         return [self._instances(output.pred_instances) for output in outputs]
 
     def _sample(self, image: np.ndarray) -> dict:
@@ -88,6 +88,44 @@ class MMDetModel(SegmentationModel):
             boxes=found.bboxes.float().cpu().numpy(),
             masks=found.masks.cpu().numpy(),
         )
+
+
+def feature_parts(network: nn.Module) -> list[nn.Module]:
+    """What makes features of images, and most of the work; RoI heads, which place boxes, are not.
+
+    Under autocast, mmdet rounds the places of RoIs to as few digits as those of the features.
+    """
+    parts = [network.backbone, *([network.neck] if getattr(network, 'with_neck', False) else [])]
+    if getattr(network, 'with_rpn', False):
+        parts += [part for part in network.rpn_head.modules() if isinstance(part, nn.Conv2d)]
+    return parts
+
+
+def compute_in(part: nn.Module, dtype: torch.dtype) -> None:
+    """Let a module compute in a lower precision, and take and give float32.
+
+    On a GPU, autocast keeps those operations in float32 that need it; on a CPU it casts the weights
+    at each call.
+    """
+    device = next(part.parameters()).device.type
+    casts = device == 'cpu'
+    if casts:
+        part.to(dtype)
+    inner = part.forward
+
+    def forward(x):
+        with torch.autocast(device, dtype, enabled=not casts):
+            return _cast(inner(_cast(x, dtype) if casts else x), torch.float32)
+
+    part.forward = forward
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return (
+        value.to(dtype)
+        if isinstance(value, torch.Tensor)
+        else tuple(_cast(v, dtype) for v in value)
+    )
 
 
 def choose_device(device: str) -> torch.device:
@@ -135,7 +173,7 @@ def set_thresholds(model: ConfigDict, name: str, score: float | None, nms: float
     return score
 
 
-def build_network(cfg: Config, file: ModelFile) -> torch.nn.Module:
+def build_network(cfg: Config, file: ModelFile) -> nn.Module:
     """The detector of a config with the weights of the file, every one of them.
 
     Raises:

@@ -121,16 +121,21 @@ class OnnxModel(SegmentationModel):
         resized = [resize(image, self.settings.image_scale) for image in images]
         size, shape = resized[0].shape[:2], images[0].shape[:2]
         inputs = dict(images=self._normalised(resized), size=np.array(size, np.float32))
-        outputs = self._session.run(OUTPUTS, {**inputs, **self._thresholds})
-        owner, labels, scores, boxes, masks = outputs
+        owner, labels, scores, boxes, masks = self._run({**inputs, **self._thresholds})
         scale = np.array([size[1] / shape[1], size[0] / shape[0]] * 2, np.float32)
         boxes = boxes / scale
         found = []
         for index in range(len(images)):
             own = owner == index
-            pasted = paste_masks(masks[own], boxes[own], shape, self.settings.mask_threshold)
+            pasted = self._paste(masks[own], boxes[own], shape)
             found.append(Instances(labels[own], scores[own], boxes[own], pasted))
         return found
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(OUTPUTS, inputs)
+
+    def _paste(self, masks: np.ndarray, boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        return paste_masks(masks, boxes, shape, self.settings.mask_threshold)
 
     def _normalised(self, images: list[np.ndarray]) -> np.ndarray:
         """(B, 3, H, W), float32, padded with zeros."""

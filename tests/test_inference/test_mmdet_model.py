@@ -131,13 +131,18 @@ def test_thresholds_are_those_of_the_whole_result(tiny_model, tested):
     assert len(strict.labels) != len(everything.labels)
 
 
-@pytest.mark.parametrize('precision', ['bf16'])
-def test_lower_precision_finds_nearly_the_same(tiny_model, tested, precision):
+@pytest.mark.parametrize('precision, tolerance', [('bf16', 0.03), ('fp16', 0.004)])
+def test_lower_precision_finds_nearly_the_same(tiny_model, tested, precision, tolerance):
+    """Within some roundings of the features: 2 ** -8 and 2 ** -11 of their size each."""
     frame = read_frame(next(iter(tested)))
-    (exact,) = load_model(tiny_model.path, device='cpu').predict([frame])
-    (found,) = load_model(tiny_model.path, device='cpu', precision=precision).predict([frame])
+    settings = dict(device='cpu', score_threshold=0.5)
+    (exact,) = load_model(tiny_model.path, **settings).predict([frame])
+    (found,) = load_model(tiny_model.path, precision=precision, **settings).predict([frame])
+    assert np.array_equal(found.labels, exact.labels) and len(exact.labels) > 0
+    np.testing.assert_allclose(found.scores, exact.scores, atol=tolerance)
+    np.testing.assert_allclose(found.boxes, exact.boxes, atol=1)
+    assert not np.array_equal(found.scores, exact.scores)
     assert found.scores.dtype == np.float32
-    assert abs(found.scores[0] - exact.scores[0]) < 0.05
 
 
 # What does not fit
