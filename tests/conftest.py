@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tiny_model import TinyModel
 from toy_cmr import ToyCMR
 
 # Another place is given by the environment variable CMR_TEST_DATA.
@@ -24,3 +25,9 @@ def real_data() -> Path:
 @pytest.fixture
 def toy_cmr(tmp_path) -> ToyCMR:
     return ToyCMR(tmp_path / 'toy_cmr')
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> TinyModel:
+    """A trained model; its files must be left as they are."""
+    return TinyModel(tmp_path_factory.mktemp('tiny_model'))

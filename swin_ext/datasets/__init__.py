@@ -1,5 +1,6 @@
 from swin_ext.datasets.cmr import CMRDataset
 from swin_ext.datasets.errors import DatasetError
+from swin_ext.datasets.image_backend import CMRImageBackend
 from swin_ext.datasets.transforms import LoadCMRImage
 
-__all__ = ['CMRDataset', 'DatasetError', 'LoadCMRImage']
+__all__ = ['CMRDataset', 'CMRImageBackend', 'DatasetError', 'LoadCMRImage']

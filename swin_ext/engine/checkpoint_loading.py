@@ -12,9 +12,16 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from swin_ext.checkpoint.matching import ADAPTATION, listed, load_weights
+from swin_ext.checkpoint.model_file import SCHEME, boxed_path, read_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError
 from swin_ext.engine.preprocessing_check import check_preprocessing
 from swin_ext.utils.ranks import on_all_ranks
+
+
+@mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_boxed(filename: str, map_location: Any = None) -> dict:
+    """Read a model that comes with the package, `swin_ext://cmr-nano`, onto the CPU."""
+    return read_weights(boxed_path(filename))
 
 
 def load_checkpoint(

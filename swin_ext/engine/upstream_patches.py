@@ -22,6 +22,7 @@ from typing import Any
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 
+from swin_ext.checkpoint.model_file import read_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.weight_files import WeightFileNotFoundError
 from swin_ext.utils.download import DownloadError, fetch_once
@@ -60,6 +61,8 @@ def load_from_local(filename: str, map_location: Any) -> Any:
             'Correct `load_from`, `init_cfg` or the checkpoint argument; on `--resume`, the path '
             'comes from the file `last_checkpoint` in the work_dir.'
         )
+    if path.endswith('.safetensors'):
+        return read_weights(path)
     return load_checkpoint_file(path, map_location)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swin_ext.models.attention.dispatch import window_attention
+from swin_ext.models.attention.tracing import is_open
 from swin_ext.models.attention.windows import WindowGrid, from_windows, to_windows, window_grid
 from swin_ext.models.layers import DropPath, FeedForward
 
@@ -156,8 +157,11 @@ class SwinStage(nn.Module):
         )
         self.downsample = downsample
 
-    def _shift(self, size: int) -> int:
+    def _shift(self, size: int) -> int | Tensor:
         """Tokens to shift by along a side of the map that is `size` tokens long."""
+        if is_open(size) and not self.shift_single_window:
+            is_shifted = torch.scalar_tensor(size, dtype=torch.int64) > self.window
+            return is_shifted * (self.window // 2)
         return self.window // 2 if size > self.window or self.shift_single_window else 0
 
     def window_grids(self, x: Tensor) -> tuple[WindowGrid, WindowGrid]:

@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from swin_ext.checkpoint.model_file import inference_meta
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.writer import LAST_CHECKPOINT, replacing, write_last_checkpoint
 from swin_ext.engine.errors import SettingError
@@ -35,8 +36,9 @@ class BestCheckpointHook(Hook):
     the `state_dict` is that of the averaged weights, which were validated.
 
     When training ends, `inference_<metric>_iter_<iteration>-<hash>.pth` is made of the best one:
-    its weights, classes and config without the state of the training. The hash is the beginning
-    of the file's SHA-256, as `torch.hub` checks it.
+    its weights, classes, preprocessing, figures and config without the state of the training, see
+    `checkpoint.model_file`. The hash is the beginning of the file's SHA-256, as `torch.hub` checks
+    it.
 
     Args:
         metric: Key of the validation's figures.
@@ -94,7 +96,12 @@ class BestCheckpointHook(Hook):
             )
             return
         name = f'best_{self._file_name}_iter_{runner.iter}.pth'
-        new = dict(file=name, score=float(score), iter=runner.iter)
+        figures = {
+            key: float(value)
+            for key, value in metrics.items()
+            if isinstance(value, (int, float)) and math.isfinite(value)
+        }
+        new = dict(file=name, score=float(score), iter=runner.iter, figures=figures)
         # A file of this name is there if a resumed run comes to this iteration again.
         ranking = self._sorted(self._ranking + [new])
         ranking = [
@@ -143,7 +150,8 @@ class BestCheckpointHook(Hook):
                 self._work_dir / self._ranking[0]['file'],
                 self._work_dir,
                 f'inference_{self._file_name}_iter_{self._ranking[0]["iter"]}',
-                {self.metric: self._ranking[0]['score']},
+                # A ranking of version 0.2.0 has the score alone.
+                self._ranking[0].get('figures') or {self.metric: self._ranking[0]['score']},
             )
             runner.logger.info(f'For inference: {path} ({path.stat().st_size / 2**20:.1f} MiB).')
 
@@ -227,13 +235,13 @@ class BestCheckpointHook(Hook):
 def write_inference_file(
     checkpoint: str | os.PathLike, folder: Path, stem: str, figures: dict[str, float]
 ) -> Path:
-    """Write what inference needs of a checkpoint: `state_dict` and `meta`, with `figures` in it.
+    """Write what inference needs of a checkpoint: `state_dict` and `inference_meta`.
 
     Returns:
         `<stem>-<first 8 digits of its SHA-256>.pth` in `folder`.
     """
     content = load_checkpoint_file(checkpoint, map_location='cpu')
-    meta = dict(content['meta'], figures=figures)
+    meta = inference_meta(content['meta'], figures)
     buffer = io.BytesIO()
     torch.save(dict(meta=meta, state_dict=content['state_dict']), buffer)
     path = folder / f'{stem}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:8]}.pth'

@@ -13,6 +13,11 @@ def is_traced() -> bool:
     return is_compiling() or torch.jit.is_tracing()
 
 
+def is_open(number: int | torch.SymInt | Tensor) -> bool:
+    """Whether an exporter leaves a number open, so that nothing may be decided by it."""
+    return not isinstance(number, int)
+
+
 def may_use_functions(x: Tensor) -> bool:
     """Whether an `autograd.Function` may process `x`: it will be differentiated, and not traced."""
     return torch.is_grad_enabled() and x.requires_grad and not is_traced()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from swin_ext.models.attention.tracing import is_traced, may_use_functions
+from swin_ext.models.attention.tracing import is_open, is_traced, may_use_functions
 
 # Added to the logits of token pairs that the cyclic shift brought together from opposite borders
 # of the map. The reference adds -100, whose weight of about 1e-44 is the same to fp32, but a
@@ -85,20 +85,32 @@ def _make_grid(
     dtype: torch.dtype,
     device: torch.device,
 ) -> WindowGrid:
-    padded_h, padded_w = -(-H // window) * window, -(-W // window) * window
-    rows = torch.arange(padded_h, device=device).roll(-shift[0], 0)[:, None]
-    columns = torch.arange(padded_w, device=device).roll(-shift[1], 0)[None, :]
+    # ONNX divides towards zero, so nothing negative may be divided here.
+    padded_h, padded_w = ((size + window - 1) // window * window for size in (H, W))
+    rows = rolled_positions(padded_h, shift[0], device)[:, None]
+    columns = rolled_positions(padded_w, shift[1], device)[None, :]
     token = torch.where((rows < H) & (columns < W), rows * W + columns, -1)
     token = partition(token[None, :, :, None], window).flatten()  # (nW * N, ), -1 for padding
     num_padding = padded_h * padded_w - H * W
     by_token = token.argsort()
     return WindowGrid(
         source=token.clamp(min=0),
-        padding=by_token[:num_padding] if num_padding else None,
+        # Of a map whose size an exporter leaves open, there may be padding and shifts.
+        padding=by_token[:num_padding] if is_open(num_padding) or num_padding else None,
         place=by_token[num_padding:],
-        mask=shift_mask(padded_h, padded_w, window, shift, dtype, device) if any(shift) else None,
+        mask=shift_mask(padded_h, padded_w, window, shift, dtype, device)
+        if any(map(is_open, shift)) or any(shift)
+        else None,
         tokens_per_window=window**2,
     )
+
+
+def rolled_positions(size: int, shift: int | Tensor, device: torch.device) -> Tensor:
+    """0..size - 1, rolled by `-shift`."""
+    positions = torch.arange(size, device=device)
+    if is_open(shift):
+        return (positions + shift) % size
+    return positions.roll(-shift, 0)
 
 
 def partition(x: Tensor, window: int) -> Tensor:
