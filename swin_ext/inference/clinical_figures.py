@@ -63,10 +63,10 @@ def clinical_figures(study: SegmentedStudy) -> ClinicalFigures:
     if deciding is None:
         notes.append('No cavity of a ventricle was found: there is no ED, no ES, and no figure.')
     else:
-        ed, es = choose_phases(curves_ml[:, label_of[deciding]], study.present, notes)
+        ed, es = choose_phases(volumes_ml[..., label_of[deciding]], study.present, notes)
     figures = _figures_of(curves_ml, label_of, ed, es)
     if {'lv', 'rv'} <= set(label_of) and None not in (ed, es) and deciding == 'lv':
-        _compare_phases(curves_ml[:, label_of['rv']], study.present, ed, es, notes)
+        _compare_phases(volumes_ml[..., label_of['rv']], study.present, ed, es, notes)
     surface = body_surface_m2(study.body, notes)
     indexed = {}
     if surface:
@@ -126,23 +126,28 @@ def disc_heights_mm(positions_mm: np.ndarray, slice_spacing_mm: float) -> np.nda
 
 
 def choose_phases(
-    curve_ml: np.ndarray, present: np.ndarray, notes: list[str]
+    volumes_ml: np.ndarray, present: np.ndarray, notes: list[str]
 ) -> tuple[int, int | None]:
     """Phases of the largest and the smallest volume.
 
-    Passed over are phases in which the structure was not found, or that lack slices that others
-    have, and lone peaks and dips (`OUTLIER_SHARE`); the curve is taken as a cycle.
+    Passed over, as far as there are others, are phases in which the structure was not found, or
+    not in a slice between two that have it, or that lack slices that others have; and lone peaks
+    and dips (`OUTLIER_SHARE`) of the curve, which is taken as a cycle.
 
     Args:
-        curve_ml: (T,), not all 0.
+        volumes_ml: (T, S), not all 0.
         present: bool (T, S).
         notes: Is added what was passed over.
     """
+    curve_ml = volumes_ml.sum(1)
     if len(curve_ml) == 1:
         notes.append('The study has one phase, which is taken as ED: there is no ESV and no EF.')
         return 0, None
     num_slices = present.sum(1)
     usable = (curve_ml > 0) & (num_slices == num_slices[curve_ml > 0].max())
+    whole = ~(present & missing_between(volumes_ml > 0)).any(1)
+    if (usable & whole).sum() > 1:
+        usable &= whole
     if usable.sum() >= MIN_CURVE_PHASES:
         curve = curve_ml[usable]
         around = np.median([np.roll(curve, 1), curve, np.roll(curve, -1)], axis=0)
@@ -152,7 +157,7 @@ def choose_phases(
         phases = ', '.join(map(str, passed_over))
         notes.append(
             f'Phases {phases} were passed over in choosing ED and ES: the structure was not found '
-            'or a slice is absent there, or the volume leaps from the phases around it.'
+            'in all slices or a slice is absent there, or the volume leaps from the phases around.'
         )
     phases = np.flatnonzero(usable)
     ed, es = (int(phases[pick(curve_ml[usable])]) for pick in (np.argmax, np.argmin))
@@ -160,6 +165,13 @@ def choose_phases(
         notes.append('The volume is known at one phase alone: there is no ESV and no EF.')
         return ed, None
     return ed, es
+
+
+def missing_between(found: np.ndarray) -> np.ndarray:
+    """Where something was not found, but on both sides along the second axis; bool (T, S, ...)."""
+    before = np.maximum.accumulate(found, axis=1)
+    after = np.maximum.accumulate(found[:, ::-1], axis=1)[:, ::-1]
+    return ~found & before & after
 
 
 def _figures_of(
@@ -180,12 +192,13 @@ def _figures_of(
 
 
 def _compare_phases(
-    rv_ml: np.ndarray, present: np.ndarray, ed: int, es: int, notes: list[str]
+    rv_volumes_ml: np.ndarray, present: np.ndarray, ed: int, es: int, notes: list[str]
 ) -> None:
     """Note where the curve of the RV alone would have chosen other phases."""
+    rv_ml = rv_volumes_ml.sum(1)
     if not rv_ml.any():
         return
-    own = choose_phases(rv_ml, present, [])
+    own = choose_phases(rv_volumes_ml, present, [])
     for name, common, phase in zip(('largest', 'smallest'), (ed, es), own):
         if phase is None:
             continue

@@ -85,6 +85,11 @@ def test_an_absent_slice_is_bridged_at_its_phase_alone():
     assert not bridged[3, 2].any()
 
 
+def volumes_of(curve, num_slices=4):
+    """(T, S): each slice has its equal share."""
+    return np.repeat(np.array(curve)[:, None] / num_slices, num_slices, axis=1)
+
+
 def real_curve(num_phases=20):
     phase = np.arange(num_phases) / num_phases
     return 150 - 90 * np.sin(np.pi * np.clip(phase / 0.75, 0, 1)) ** 2
@@ -95,10 +100,10 @@ def real_curve(num_phases=20):
 def test_a_leap_is_neither_ed_nor_es(error, phase):
     curve, present = real_curve(), np.ones((20, 4), bool)
     notes = []
-    assert choose_phases(curve, present, notes) == (0, int(curve.argmin())) and not notes
+    assert choose_phases(volumes_of(curve), present, notes) == (0, int(curve.argmin())) and not notes
     wrong = curve.copy()
     wrong[phase] *= 1 + error
-    ed, es = choose_phases(wrong, present, notes)
+    ed, es = choose_phases(volumes_of(wrong), present, notes)
     assert phase not in (ed, es)
     assert curve[ed] > 0.97 * curve.max() and curve[es] == curve.min()
     assert f'Phases {phase} were passed over' in notes[0]
@@ -109,14 +114,21 @@ def test_a_phase_without_its_base_slice_is_not_es():
     curve = real_curve()
     present[2, 3], curve[2] = False, 55.0
     notes = []
-    assert choose_phases(curve, present, notes) == (0, int(real_curve().argmin()))
+    assert choose_phases(volumes_of(curve), present, notes) == (0, int(real_curve().argmin()))
     assert 'Phases 2 were' in notes[0]
+
+
+def test_a_phase_that_lost_a_slice_is_not_es():
+    volumes, notes = volumes_of(real_curve()), []
+    volumes[9, 2] = 0  # 4 ml above the smallest, and 15 ml less by this
+    assert choose_phases(volumes, np.ones((20, 4), bool), notes)[1] == int(real_curve().argmin())
+    assert 'Phases 9 were' in notes[0]
 
 
 @pytest.mark.parametrize('num_phases', [2, 3, 5])
 def test_few_phases_are_taken_as_they_are(num_phases):
     curve = np.linspace(100, 20, num_phases)
-    assert choose_phases(curve, np.ones((num_phases, 3), bool), []) == (0, num_phases - 1)
+    assert choose_phases(volumes_of(curve), np.ones((num_phases, 4), bool), []) == (0, num_phases - 1)
 
 
 def test_one_phase_is_ed():
