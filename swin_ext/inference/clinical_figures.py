@@ -56,7 +56,11 @@ def clinical_figures(study: SegmentedStudy) -> ClinicalFigures:
     label_of = roles(study.classes)
     notes: list[str] = []
     deciding = next(
-        (role for role in DECIDING_ROLES if role in label_of and curves_ml[:, label_of[role]].any()),
+        (
+            role
+            for role in DECIDING_ROLES
+            if role in label_of and curves_ml[:, label_of[role]].any()
+        ),
         None,
     )
     ed = es = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from swin_ext.inference.findings import ENCLOSED_SHARE, MIN_CINE_PHASES
 from swin_ext.inference.clinical_figures import roles
+from swin_ext.inference.findings import ENCLOSED_SHARE, MIN_CINE_PHASES
 from swin_ext.inference.segmented_study import SegmentedStudy
 
 WITH_CORNERS = np.ones((3, 3), bool)
-# In phases: wide enough to mend one frame out of 20 to 30, and narrow against a systole of 7.
+# In phases: narrow against a systole, which takes about 7 of 20.
 PHASE_SIGMA = 0.7
-# Distances are cut here, so that a frame without the structure does not outvote its neighbours.
+# Distances are cut here: what is far from an outline says nothing of where it lies.
 FAR_PX = 6.0
 
 
@@ -83,8 +83,8 @@ def smooth_phases(labels: np.ndarray, present: np.ndarray, num_classes: int) -> 
     """Smooth outlines over the phases of the cycle, by a Gaussian over signed distances.
 
     A pixel has the structure whose smoothed distance is the largest, if it is inside of any. A
-    structure that one phase lacks is filled in from those around it. With fewer than 5 phases
-    nothing changes; frames that are absent neither count nor change.
+    structure that one phase lacks is taken from the phases on both sides, if these have it. With
+    fewer than 5 phases nothing changes; frames that are absent neither count nor change.
 
     Args:
         labels: uint8 (T, S, H, W), 0 is background.
@@ -100,18 +100,16 @@ def smooth_phases(labels: np.ndarray, present: np.ndarray, num_classes: int) -> 
     for item in range(labels.shape[1]):
         if not labels[:, item].any():
             continue
-        weights = present[:, item].astype(float)
-        distances = np.stack(
-            [
-                [_signed_distance(frame == label) for frame in labels[:, item]]
-                for label in range(1, num_classes + 1)
-            ]
-        )
+        masks = np.stack([labels[:, item] == label for label in range(1, num_classes + 1)])
+        found = masks.any((2, 3))  # (C, T)
+        lost = ~found & np.roll(found, 1, axis=1) & np.roll(found, -1, axis=1)
+        weights = (present[:, item] & ~lost).astype(float)
+        distances = np.array([[_signed_distance(mask) for mask in of_class] for of_class in masks])
         blurred, norm = (
-            ndimage.gaussian_filter1d(values, PHASE_SIGMA, axis, mode='wrap', truncate=3)
-            for values, axis in ((distances * weights[:, None, None], 1), (weights, 0))
+            ndimage.gaussian_filter1d(values, PHASE_SIGMA, 1, mode='wrap', truncate=3)
+            for values in (distances * weights[..., None, None], weights)
         )
-        blurred /= np.maximum(norm, 1e-9)[:, None, None]
+        blurred /= np.maximum(norm, 1e-9)[..., None, None]
         chosen = np.where(blurred.max(0) > 0, blurred.argmax(0) + 1, 0)
         smooth[present[:, item], item] = chosen[present[:, item]]
     return smooth

@@ -11,7 +11,7 @@ from swin_ext.inference.segmented_study import ModelIdentity, SegmentedStudy
 SIZE = 64
 PIXEL_MM = (2.0, 1.5)
 SPACING_MM = 8.0
-RV_SHARE, RV_CENTRE_MM = 0.55, (-48.0, 0.0)  # of the radius of LV
+RV_SHARE = 0.85  # of the area of LV
 MODEL = ModelIdentity('toy.pth', 'ab' * 32, '0.3.0', 0.5, {'segm_mAP': 0.61})
 
 
@@ -24,6 +24,16 @@ def disc(radius_mm: float, centre_mm: tuple[float, float] = (0.0, 0.0)) -> np.nd
     return np.hypot(y[:, None], x[None]) < radius_mm
 
 
+def box_of_rv(lv_radius_mm: float) -> np.ndarray:
+    """Boolean (SIZE, SIZE), a box above LV and Myo, as wide as its share of the area of LV asks."""
+    rows = slice(1, 14)
+    width_mm = RV_SHARE * np.pi * lv_radius_mm**2 / (13 * PIXEL_MM[0])
+    x = (np.arange(SIZE) - (SIZE - 1) / 2) * PIXEL_MM[1]
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[rows] = np.abs(x) < width_mm / 2
+    return mask
+
+
 def radii_mm(num_phases: int) -> np.ndarray:
     """Of LV: largest at phase 0, smallest at 2/5 of the cycle."""
     phase = np.arange(num_phases) / num_phases
@@ -32,12 +42,11 @@ def radii_mm(num_phases: int) -> np.ndarray:
 
 
 def beating_heart(num_phases: int = 10, num_slices: int = 5, **changes) -> SegmentedStudy:
-    """LV (a cylinder) in a ring of Myo of constant area, and RV beside it."""
+    """LV (a cylinder) in a ring of Myo of constant area, and RV, a box, beside it."""
     labels = np.zeros((num_phases, num_slices, SIZE, SIZE), np.uint8)
     for phase, radius in enumerate(radii_mm(num_phases)):
         outer = np.hypot(radius, 20.0)
-        rv = disc(RV_SHARE * radius, RV_CENTRE_MM)
-        labels[phase][:, rv] = 3
+        labels[phase][:, box_of_rv(radius)] = 3
         labels[phase][:, disc(outer)] = 2
         labels[phase][:, disc(radius)] = 1
     shape = (num_phases, num_slices)
@@ -68,6 +77,4 @@ def relabelled(study: SegmentedStudy, labels: np.ndarray) -> SegmentedStudy:
         [(labels == label).any((2, 3)) for label in range(1, len(study.classes) + 1)], -1
     )
     scores = np.where(found, np.float32(0.97), np.float32(np.nan))
-    return dataclasses.replace(
-        study, labels=labels, scores=scores, candidates=found.astype(int)
-    )
+    return dataclasses.replace(study, labels=labels, scores=scores, candidates=found.astype(int))

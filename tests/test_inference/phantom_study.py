@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from beating_heart import MODEL, relabelled
+
 from swin_ext.conversion.phantom_anatomy import simulate_patient
 from swin_ext.conversion.phantom_images import render_slice
 from swin_ext.inference.segmented_study import BodySize, SegmentedStudy

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from beating_heart import MODEL
 from scipy import ndimage
 
-from beating_heart import MODEL
 from swin_ext.conversion.contours import fill_contour, read_contour
 from swin_ext.images.preprocessing import Preprocessing
 from swin_ext.images.reading import read_frame
@@ -49,9 +49,7 @@ def systole(phase: int, num_phases: int) -> float:
 
 @lru_cache(maxsize=1)
 def sunnybrook_study(data: Path, with_images: bool = False) -> SegmentedStudy:
-    stack, _ = choose_short_axis(
-        list(read_study(data / 'sunnybrook_study' / 'SCD0000301').stacks)
-    )
+    stack, _ = choose_short_axis(list(read_study(data / 'sunnybrook_study' / 'SCD0000301').stacks))
     contours = data / 'sunnybrook_dicom' / 'contours' / 'SC-HF-I-4'
     height, width = stack.slices[0].frames[0].height, stack.slices[0].frames[0].width
     shape = (stack.num_phases, len(stack.slices), height, width)

@@ -2,17 +2,16 @@ import math
 
 import numpy as np
 import pytest
-
 from beating_heart import (
     PIXEL_MM,
-    RV_CENTRE_MM,
-    RV_SHARE,
     SPACING_MM,
     beating_heart,
+    box_of_rv,
     disc,
     radii_mm,
     relabelled,
 )
+
 from swin_ext.evaluation.clinical import volume_ml
 from swin_ext.inference.clinical_figures import (
     FIGURE_UNITS,
@@ -100,7 +99,9 @@ def real_curve(num_phases=20):
 def test_a_leap_is_neither_ed_nor_es(error, phase):
     curve, present = real_curve(), np.ones((20, 4), bool)
     notes = []
-    assert choose_phases(volumes_of(curve), present, notes) == (0, int(curve.argmin())) and not notes
+    assert (
+        choose_phases(volumes_of(curve), present, notes) == (0, int(curve.argmin())) and not notes
+    )
     wrong = curve.copy()
     wrong[phase] *= 1 + error
     ed, es = choose_phases(volumes_of(wrong), present, notes)
@@ -128,7 +129,10 @@ def test_a_phase_that_lost_a_slice_is_not_es():
 @pytest.mark.parametrize('num_phases', [2, 3, 5])
 def test_few_phases_are_taken_as_they_are(num_phases):
     curve = np.linspace(100, 20, num_phases)
-    assert choose_phases(volumes_of(curve), np.ones((num_phases, 4), bool), []) == (0, num_phases - 1)
+    assert choose_phases(volumes_of(curve), np.ones((num_phases, 4), bool), []) == (
+        0,
+        num_phases - 1,
+    )
 
 
 def test_one_phase_is_ed():
@@ -167,7 +171,7 @@ def test_the_rv_of_another_phase_is_told():
     labels = study.labels.copy()
     labels[labels == 3] = 0
     for phase, radius in enumerate(np.roll(radii_mm(10), 3)):
-        labels[phase][(labels[phase] == 0) & disc(RV_SHARE * radius, RV_CENTRE_MM)[None]] = 3
+        labels[phase][(labels[phase] == 0) & box_of_rv(radius)[None]] = 3
     notes = clinical_figures(relabelled(study, labels)).notes
     assert any('RV is smallest at phase 7' in note and 'at phase 4' in note for note in notes)
 

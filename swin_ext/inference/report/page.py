@@ -58,7 +58,7 @@ def render(study: SegmentedStudy, figures: ClinicalFigures, findings: list[Findi
     """The page as text; whatever the study says is escaped."""
     import jinja2
 
-    from swin_ext.inference.report.curve import curve_svg, cursor_places
+    from swin_ext.inference.report.curve import cursor_places, curve_svg
 
     template = jinja2.Environment(
         autoescape=True,
@@ -129,9 +129,7 @@ def overlay(
     )
 
 
-def _outlines(
-    study: SegmentedStudy, phase: int, item: int, crop: Crop
-) -> list[tuple[str, str]]:
+def _outlines(study: SegmentedStudy, phase: int, item: int, crop: Crop) -> list[tuple[str, str]]:
     """Name and path of each structure, from the last class to the first, which lies on top."""
     paths = [
         (name, svg_path(study.labels[phase, item], label, crop))
@@ -147,7 +145,7 @@ def cine_of(
     order: list[int],
     colours: dict[str, str],
 ) -> dict:
-    """All `frames` (see `for_eyes`) and outlines for the canvas: a sheet of the phases of each slice."""
+    """All `frames` (see `for_eyes`) and outlines for the canvas; a sheet has a slice's phases."""
     num_phases = len(study.labels)
     columns = math.ceil(math.sqrt(num_phases))
     pictures = np.stack([[shrunk(frame) for frame in frames[:, item]] for item in order])
