@@ -10,6 +10,7 @@ from swin_ext.inference.findings import ENCLOSED_SHARE, MIN_CINE_PHASES
 from swin_ext.inference.segmented_study import SegmentedStudy
 
 WITH_CORNERS = np.ones((3, 3), bool)
+KEPT_SHARE = 0.25
 # In phases: narrow against a systole, which takes about 7 of 20.
 PHASE_SIGMA = 0.7
 # Distances are cut here: what is far from an outline says nothing of where it lies.
@@ -17,7 +18,9 @@ FAR_PX = 6.0
 
 
 def largest_parts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Keep the largest connected part of each structure on each frame; the rest is background.
+    """Keep the largest connected part of each structure on each frame; what is far smaller goes.
+
+    Parts of at least `KEPT_SHARE` of the largest one stay, too: a ring may be in pieces.
 
     Args:
         labels: uint8 (T, S, H, W), 0 is background.
@@ -31,8 +34,9 @@ def largest_parts(labels: np.ndarray, num_classes: int) -> np.ndarray:
         for label in range(1, num_classes + 1):
             parts, count = ndimage.label(labels[place] == label, WITH_CORNERS)
             if count:
-                sizes = np.bincount(parts.ravel())[1:]
-                kept[place][parts == 1 + sizes.argmax()] = label
+                sizes = np.bincount(parts.ravel())
+                sizes[0] = 0  # what is not of this label
+                kept[place][(sizes >= KEPT_SHARE * sizes.max())[parts] & (parts > 0)] = label
     return kept
 
 

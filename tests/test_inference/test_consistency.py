@@ -19,6 +19,12 @@ def test_the_largest_part_stays():
     assert speckled[0, 1, 0, 0] == 1  # what was given is as before
 
 
+def test_a_ring_in_pieces_stays():
+    labels = ring(0, 20) * 1
+    labels[0, 0][ring(180, 200)[0, 0] == 0] = 0
+    np.testing.assert_array_equal(largest_parts(labels, 2), labels)
+
+
 def test_parts_that_touch_at_a_corner_are_one():
     labels = np.zeros((1, 1, 6, 6), np.uint8)
     labels[0, 0, :3, :3] = labels[0, 0, 3:, 3:] = 1
