@@ -81,13 +81,21 @@ setup(
     package_dir={'': '.'},
     packages=find_packages(include=['swin_ext', 'swin_ext.*']),
     # .mim/configs and .mim/tools are links to the folders of those names, where MIM looks.
-    package_data={'swin_ext': ['.mim/**/*', 'py.typed', 'inference/box/*.safetensors']},
+    package_data={
+        'swin_ext': [
+            '.mim/**/*',
+            'py.typed',
+            'inference/box/*.safetensors',
+            'inference/report/page.html',
+        ]
+    },
     data_files=[('mmcv', ['swin_ext/mmcv_ext/_ext.py'])],
     cmdclass={'install_data': InstallIntoSitePackages},
     install_requires=read_requirements('runtime.txt') + mmcv_requirement(),
     extras_require={
         'dicom': read_requirements('dicom.txt'),
         'tests': read_requirements('dicom.txt') + read_requirements('tests.txt'),
+        'fiftyone': ['fiftyone'],
         'mim': mmcv_requirement(),
     },
     classifiers=[

@@ -38,6 +38,13 @@ def test_ops_are_installed_beside_mmcv_and_recorded(wheel):
     assert any(line.startswith('mmcv/_ext.py,') for line in archive.read(record).decode().split())
 
 
+def test_the_template_of_the_report_is_there(wheel):
+    build, archive = wheel
+    if build == 'build_wheel':  # an editable one leads to the checkout
+        source = ROOT / 'swin_ext/inference/report/page.html'
+        assert archive.read('swin_ext/inference/report/page.html') == source.read_bytes()
+
+
 def test_nothing_runs_when_python_starts(wheel):
     _, archive = wheel
     for name in archive.namelist():

@@ -12,7 +12,12 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from swin_ext.coco.masks import overlap
+from swin_ext.images.image_file import ImageReadError
+from swin_ext.images.preprocessing import Preprocessing
+from swin_ext.images.reading import open_image
 from swin_ext.utils.errors import UserError
+from swin_ext.utils.files import replacing
 from swin_ext.visualization.overlays import Tile, draw_sheet
 
 PREDICTION_KEYS = ('image_id', 'category_id', 'score', 'segmentation')
@@ -88,14 +93,28 @@ def load_predictions(pred_file: Path, coco: COCO) -> dict[int, list[dict]]:
 
 
 def load_image(coco: COCO, image_id: int, img_prefix: Path) -> np.ndarray:
-    """Grey image of shape (height, width), uint8; an error if missing or of another size."""
+    """Grey image of shape (height, width), uint8, of any format; an error if missing or damaged.
+
+    What is no picture of 8 bits is shown between its own percentiles, as `Preprocessing` has them.
+    """
     info = coco.imgs[image_id]
     path = img_prefix / info['file_name']
     if not path.is_file():
         raise FileNotFoundError(f'{path} (image_id {image_id}) does not exist: check --img-prefix')
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise ResultsError(f'{path} (image_id {image_id}) cannot be read as an image')
+    try:
+        file = open_image(path)
+        place = info.get('slice_index'), info.get('frame_index')
+        if file.is_display:
+            image = cv2.cvtColor(file.display(*place), cv2.COLOR_BGR2GRAY)
+        else:
+            pixels = file.frame(*place)
+            image = Preprocessing(window='slice').grey_levels(pixels, pixels)
+    except ImageReadError as error:
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)  # BMP, TIFF and others
+        if image is None:
+            raise ResultsError(
+                f'{path} (image_id {image_id}) cannot be read as an image: {error}'
+            ) from error
     if image.shape != (info['height'], info['width']):
         raise ResultsError(
             f'{path} is {image.shape[1]}x{image.shape[0]} px, but the annotation file '
@@ -146,6 +165,35 @@ def choose_images(coco: COCO, num: int, seed: int | None) -> list[int]:
     return [image_ids[index] for index in chosen]
 
 
+def dice_by_category(
+    truth: dict[int, np.ndarray], predictions: dict[int, tuple[np.ndarray, float]]
+) -> dict[int, float]:
+    """Dice of each category that an image has or is said to have."""
+    dice = {}
+    for category_id in truth.keys() | predictions.keys():
+        known = truth.get(category_id)
+        found, _ = predictions.get(category_id, (None, 0.0))
+        both = known is not None and found is not None
+        dice[category_id] = overlap(known, found)[1] if both else 0.0
+    return dice
+
+
+def worst_images(
+    coco: COCO, by_image: dict[int, list[dict]], score_thr: float, num: int
+) -> dict[int, float]:
+    """Mean Dice of the images of the lowest ones, the worst first.
+
+    Images without any structure, true or predicted, have no Dice and are passed over.
+    """
+    dice = {}
+    for image_id in sorted(coco.imgs):
+        best = best_predictions(by_image[image_id], score_thr)
+        values = dice_by_category(true_masks(coco, image_id), best).values()
+        if values:
+            dice[image_id] = sum(values) / len(values)
+    return {image_id: dice[image_id] for image_id in sorted(dice, key=dice.get)[:num]}
+
+
 def make_tile(
     coco: COCO, image_id: int, img_prefix: Path, predictions: list[dict], score_thr: float
 ) -> Tile:
@@ -158,7 +206,14 @@ def make_tile(
 
 
 def show_results(
-    ann: Path, img_prefix: Path, pred: Path, out: Path, num: int, score_thr: float, seed: int | None
+    ann: Path,
+    img_prefix: Path,
+    pred: Path,
+    out: Path,
+    num: int,
+    score_thr: float,
+    seed: int | None,
+    worst: int | None = None,
 ) -> int:
     """Write the sheet of `tools/show_results.py`; its arguments are those of the command line.
 
@@ -171,11 +226,24 @@ def show_results(
     """
     coco = load_ground_truth(ann)
     by_image = load_predictions(pred, coco)
-    tiles = [
-        make_tile(coco, image_id, img_prefix, by_image[image_id], score_thr)
-        for image_id in choose_images(coco, num, seed)
-    ]
+    if worst:
+        dice = worst_images(coco, by_image, score_thr, worst)
+        if not dice:
+            raise ResultsError(
+                f'{ann} and {pred} have no structure on any image, at scores from {score_thr:g}: '
+                'there is no worst one'
+            )
+    else:
+        dice = dict.fromkeys(choose_images(coco, num, seed))
+    tiles = []
+    for image_id, value in dice.items():
+        tile = make_tile(coco, image_id, img_prefix, by_image[image_id], score_thr)
+        if value is not None:
+            tile = tile._replace(title=f'Dice {value:.2f}  {tile.title}')
+        tiles.append(tile)
     names = {category_id: coco.cats[category_id]['name'] for category_id in sorted(coco.cats)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(tiles, names, score_thr).savefig(out, format='png')
+    sheet = io.BytesIO()
+    draw_sheet(tiles, names, score_thr).savefig(sheet, format='png')
+    with replacing(out) as file:
+        file.write(sheet.getvalue())
     return len(tiles)

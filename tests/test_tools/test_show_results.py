@@ -262,3 +262,81 @@ def test_at_least_one_image(show_results, case, capsys):
     with pytest.raises(SystemExit):
         run(show_results, case, [], '--num', '0')
     assert '--num is 0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('suffix', ['.npy', '.nii.gz', '.dcm', '.tiff', '.jpg'])
+def test_images_of_any_format(show_results, case, suffix):
+    """16 bits are shown between their percentiles; 8 bits, and colours of grey, as they are."""
+    pixels = np.tile(np.arange(48, dtype=np.uint16) * 100, (40, 1))
+    file = case / 'images' / f'slice7{suffix}'
+    if suffix == '.npy':
+        np.save(file, pixels)
+    elif suffix == '.nii.gz':
+        nibabel = pytest.importorskip('nibabel')
+        volume = np.stack([pixels.T * 0, pixels.T], -1)
+        nibabel.Nifti1Image(volume, np.eye(4)).to_filename(file)
+    elif suffix == '.dcm':
+        write_dicom(file, pixels)
+    else:
+        cv2.imwrite(str(file), np.repeat((pixels // 20).astype(np.uint8)[..., None], 3, -1))
+    content = json.loads((case / 'ann.json').read_text())
+    content['images'][0].update(file_name=file.name)
+    if suffix == '.nii.gz':
+        content['images'][0].update(slice_index=1)
+    (case / 'ann.json').write_text(json.dumps(content))
+    coco = show_results.load_ground_truth(case / 'ann.json')
+    image = show_results.load_image(coco, 7, case / 'images')
+    assert image.dtype == np.uint8 and image.shape == (40, 48)
+    assert np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.999
+    assert image.max() >= 230
+
+
+def write_dicom(path, pixels):
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, generate_uid()
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PhotometricInterpretation = 'MONOCHROME2'
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def test_the_worst_first(show_results, case):
+    """LV of images 7 and 9 is 20 x 20 px; Dice by counting pixels."""
+    coco = show_results.load_ground_truth(case / 'ann.json')
+    half = prediction(9, mask=box_mask(20, 10, 40, 30))
+    by_image = {7: [prediction(7)], 9: [half]}
+    assert show_results.worst_images(coco, by_image, 0.5, 5) == {9: 0.5, 7: 1.0}
+    assert list(show_results.worst_images(coco, by_image, 0.5, 1)) == [9]
+    # A structure that is not there counts as much as one that is missed.
+    by_image[7].append(prediction(7, MYO, mask=box_mask(0, 0, 5, 5)))
+    by_image[9] = []
+    assert show_results.worst_images(coco, by_image, 0.5, 5) == {9: 0.0, 7: 0.5}
+    one, two = (
+        run(show_results, case, [prediction(7), half], '--worst', number) for number in '12'
+    )
+    assert one.shape[1] <= two.shape[1] and np.all(one == GREY, -1).sum() > 1000
+
+
+def test_without_any_structure_there_is_no_worst(show_results, case, capsys):
+    content = json.loads((case / 'ann.json').read_text())
+    (case / 'ann.json').write_text(json.dumps(dict(content, annotations=[])))
+    with pytest.raises(SystemExit):
+        run(show_results, case, [prediction(score=0.1)], '--worst', '3')
+    assert 'no structure on any image' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [(('--worst', '0'), '--worst is 0'), (('--worst', '3', '--seed', '1'), 'give one of them')],
+)
+def test_arguments_of_the_worst(show_results, case, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        run(show_results, case, [], *arguments)
+    assert message in capsys.readouterr().err
