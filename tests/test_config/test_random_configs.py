@@ -76,6 +76,11 @@ def without(content, path):
     return [value for i, value in enumerate(content) if i != key]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def loaded():
+    finalise_config(config())  # what is loaded but once takes its time here
+
+
 def check(data):
     name = data.draw(st.sampled_from(SHIPPED))
     content = config(name).to_dict()

@@ -1,6 +1,6 @@
 """Random headers: data that a closed form confirms, or one of the package's own errors.
 
-`python -m pytest -m slow tests/test_study/test_random_headers.py` tries ten times as many.
+`python -m pytest -m slow tests/test_study/test_random_headers.py` tries many more.
 """
 
 from __future__ import annotations
