@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -23,8 +24,8 @@ from swin_ext.utils.errors import UserError
 from swin_ext.utils.optional import import_optional
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.npy')
-# Of a NIfTI volume in a folder: an image has far more, a label map of a heart fewer.
-MAX_LABELS = 16
+# Of a NIfTI volume in a folder: an image has more values and higher ones than a label map.
+MAX_LABELS, MAX_LABEL = 16, 255
 STUDY_TAGS = ('StudyInstanceUID', 'SOPClassUID', 'Rows', 'Columns')
 
 
@@ -104,8 +105,10 @@ def _walk(
         files, folders = [], []
         for entry in entries:
             if not entry.name.startswith('.'):
-                with suppress(OSError):  # links to themselves
+                try:
                     (folders if entry.is_dir() else files).append(Path(entry.path))
+                except OSError:
+                    skipped['links to themselves'] += 1
         below = folder.relative_to(root)
         label = str(root.resolve().name / below) or str(root)
         yield label, sorted(files, key=natural), False
@@ -176,10 +179,16 @@ def _dicom_groups(
     for path in paths:
         try:
             header = read_header(path, STUDY_TAGS)
-            key = str(header.get('StudyInstanceUID') or f'folder {path.parent}')
         except StudyError:
             unreadable.append(path)
             continue
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # they would print the UIDs
+            uid = str(header.get('StudyInstanceUID') or '')
+        if not uid and not is_image(header):  # truncated before these
+            unreadable.append(path)
+            continue
+        key = uid or f'folder {path.parent}'
         groups.setdefault(key, []).append(path)
         if is_image(header):
             with_images.add(key)
@@ -247,7 +256,11 @@ def _is_label_map(path: Path) -> bool:
     except UserError:
         return False  # is told when the study is read
     values = np.unique(volume)
-    return len(values) <= MAX_LABELS and bool((values == np.rint(values)).all())
+    return (
+        len(values) <= MAX_LABELS
+        and 0 <= values[0] <= values[-1] <= MAX_LABEL
+        and bool((values == np.rint(values)).all())
+    )
 
 
 def _picture_studies(label: str, paths: list[Path], is_named: bool) -> Iterator[FoundStudy]:

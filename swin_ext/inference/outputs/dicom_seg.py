@@ -7,6 +7,7 @@ count frames (issue 214).
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swin_ext.inference.outputs.anonymous import MAY_BE_EMPTY, remove_patient
 from swin_ext.inference.segmented_study import SegmentedStudy
 from swin_ext.inference.study_stack import FramePlace, StudyStack
 from swin_ext.study.errors import StudyError
@@ -24,48 +26,13 @@ from swin_ext.version import __version__
 if TYPE_CHECKING:
     import pydicom
 
+    from swin_ext.study.frames import Frame
+
 SEG_FOLDER = 'dicom_seg'
 SERIES_NUMBER = 9000  # far from those of scanners
 # pydicom's names of SNOMED CT concepts, by the lower-case name of a class.
 CONCEPTS = dict(lv='LeftVentricle', myo='LeftVentricleMyocardium', rv='RightVentricle')
 OWN_SCHEME = '99SWINEXT'
-# Type 2 of the patient and the study (PS3.3, C.7.1.1 and C.7.2.1), which must be there, if empty.
-EMPTY_IF_MISSING = (
-    'PatientName',
-    'PatientID',
-    'PatientBirthDate',
-    'PatientSex',
-    'AccessionNumber',
-    'StudyID',
-    'StudyDate',
-    'StudyTime',
-    'ReferringPhysicianName',
-)
-# What may identify a patient beside these.
-IDENTIFYING = (
-    *EMPTY_IF_MISSING,
-    'PatientAge',
-    'PatientSize',
-    'PatientWeight',
-    'PatientBirthTime',
-    'PatientComments',
-    'OtherPatientIDs',
-    'OtherPatientNames',
-    'OtherPatientIDsSequence',
-    'IssuerOfPatientID',
-    'IssuerOfPatientIDQualifiersSequence',
-    'EthnicGroup',
-    'AdditionalPatientHistory',
-    'Occupation',
-    'StudyDescription',
-    'PhysiciansOfRecord',
-    'NameOfPhysiciansReadingStudy',
-    'ReferencedStudySequence',
-    'IssuerOfAccessionNumberSequence',
-    'RequestingService',
-    'AdmittingDiagnosesDescription',
-    'PatientSpeciesDescription',
-)
 
 
 def write_dicom_seg(
@@ -113,7 +80,10 @@ def _segmentation(
     import highdicom
 
     headers: dict[Path, pydicom.Dataset] = {}
-    sources = [_single_frame(place, headers, study.slice_spacing_mm) for place in places.values()]
+    first = next(iter(places.values())).header
+    sources = [
+        _single_frame(place, first, headers, study.slice_spacing_mm) for place in places.values()
+    ]
     pixels = np.stack([study.labels[phase, index] for index in places])
     segmentation = highdicom.seg.Segmentation(
         source_images=sources,
@@ -135,15 +105,7 @@ def _segmentation(
     )
     _refer_to_sources(segmentation, list(places.values()), headers)
     if anonymous:
-        for keyword in IDENTIFYING:
-            if keyword in segmentation:
-                if keyword in EMPTY_IF_MISSING:
-                    setattr(segmentation, keyword, None)
-                else:
-                    delattr(segmentation, keyword)
-        segmentation.PatientID = study.name
-        segmentation.PatientIdentityRemoved = 'YES'
-        segmentation.DeidentificationMethod = 'swin_ext --anonymous'
+        remove_patient(segmentation, study.name)
     return segmentation
 
 
@@ -182,7 +144,10 @@ def _segments(study: SegmentedStudy) -> list:
 
 
 def _single_frame(
-    place: FramePlace, headers: dict[Path, pydicom.Dataset], slice_spacing_mm: float
+    place: FramePlace,
+    first: Frame,
+    headers: dict[Path, pydicom.Dataset],
+    slice_spacing_mm: float,
 ) -> pydicom.Dataset:
     """Header of a frame as if it were a file of its own, and all were of one series.
 
@@ -211,21 +176,40 @@ def _single_frame(
     single.file_meta = header.file_meta
     for element in header:
         if element.tag.group in (0x0008, 0x0010, 0x0020, 0x0032, 0x0040) and element.VR != 'UN':
-            single[element.tag] = element
+            single[element.tag] = copy.deepcopy(element)  # its value may be set below
+    _empty_impossible_dates(single)
     if place.frame_index is not None:
         single.SOPInstanceUID = f'2.25.{place.frame_index + 1}'  # until _refer_to_sources
         single.SOPClassUID = '1.2.840.10008.5.1.4.1.1.4'
     single.Rows, single.Columns = frame.height, frame.width
-    single.PixelSpacing = list(frame.spacing_mm)
-    single.SliceThickness = frame.thickness_mm or slice_spacing_mm
+    # Those of the first frame, from which others differ by rounding.
+    single.PixelSpacing = list(first.spacing_mm)
+    single.SliceThickness = first.thickness_mm or slice_spacing_mm
     single.ImagePositionPatient = list(frame.corner_mm)
-    single.ImageOrientationPatient = list(frame.directions)
-    single.SeriesInstanceUID = next(iter(headers.values())).SeriesInstanceUID
+    single.ImageOrientationPatient = list(first.directions)
+    first_header = next(iter(headers.values()))
+    single.SeriesInstanceUID = first_header.SeriesInstanceUID
+    # Some programs that anonymise give each file a frame of reference of its own.
+    single.FrameOfReferenceUID = first_header.FrameOfReferenceUID
     single.LossyImageCompression = header.get('LossyImageCompression') or '00'
-    for keyword in EMPTY_IF_MISSING:
+    for keyword in MAY_BE_EMPTY:
         if keyword not in single:
             setattr(single, keyword, None)
     return single
+
+
+def _empty_impossible_dates(header: pydicom.Dataset) -> None:
+    """Anonymised sources have dates such as 00000000, which no object may carry on."""
+    import pydicom
+    from pydicom.valuerep import DA, DT, TM
+
+    for element in header:
+        kind = dict(DA=DA, DT=DT, TM=TM).get(element.VR)
+        if kind and element.VM == 1:
+            try:
+                kind(element.value)
+            except ValueError:
+                header[element.tag] = pydicom.DataElement(element.tag, element.VR, None)
 
 
 def _refer_to_sources(
