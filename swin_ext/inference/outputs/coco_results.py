@@ -57,18 +57,24 @@ def write_coco(
                 slice_spacing_mm=study.slice_spacing_mm,
             )
         )
+    # Without boxes, as `loadRes` would take the area from these, and not from the masks.
     results = [
         dict(
             image_id=id_of[item.phase, item.slice],
             category_id=item.label + 1,
-            bbox=mask_utils.toBbox(item.rle).tolist(),
             score=round(item.score, 6),
             segmentation=dict(size=list(item.rle['size']), counts=item.rle['counts'].decode()),
         )
         for item in instances
     ]
     annotations = [
-        dict(id=number, iscrowd=0, area=int(mask_utils.area(item.rle)), **result)
+        dict(
+            id=number,
+            iscrowd=0,
+            area=int(mask_utils.area(item.rle)),
+            bbox=mask_utils.toBbox(item.rle).tolist(),
+            **result,
+        )
         for number, (item, result) in enumerate(zip(instances, results), 1)
     ]
     dataset = dict(

@@ -31,9 +31,8 @@ def write_label_nifti(study: SegmentedStudy, stack: StudyStack, folder: Path) ->
     grid = label_grid(study, stack)
     if stack.kind == 'nifti':
         source = nibabel.load(next(iter(stack.frames.values())).path)
-        kind = (
-            nibabel.Nifti2Image if isinstance(source, nibabel.Nifti2Pair) else nibabel.Nifti1Image
-        )
+        is_second = isinstance(source.header, nibabel.nifti2.Nifti2Header)
+        kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
         image = kind(grid.reshape(source.shape), None)
         image.header.set_data_shape(source.shape)
         for field in _GEOMETRY:
@@ -54,7 +53,7 @@ def write_label_nifti(study: SegmentedStudy, stack: StudyStack, folder: Path) ->
             image.set_qform(stack.affine, code='scanner')
     image.header.set_data_dtype(np.uint8)
     image.header.set_intent('label')
-    for field in TEXTS:
+    for field in set(TEXTS) & set(image.header.keys()):  # NIfTI-2 lacks one
         image.header[field] = b''
     with replacing(folder / LABEL_FILE) as file:
         # Without the time and the file's name that gzip would note.
