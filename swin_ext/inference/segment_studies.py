@@ -28,6 +28,7 @@ from swin_ext.inference.segmentation import FoundInstance, read_pixels, segment
 from swin_ext.inference.segmented_study import SegmentedStudy
 from swin_ext.inference.study_names import StudyNames, fingerprint_of
 from swin_ext.inference.study_stack import StudyStack, read_stack
+from swin_ext.study.errors import StudyError
 from swin_ext.utils.errors import UserError
 from swin_ext.utils.optional import MissingPackageError, require
 from swin_ext.utils.program import SHOW_ALL
@@ -206,7 +207,7 @@ class _Run:
             stack = read_stack(
                 found, settings.series, settings.spacing_mm, settings.allow_burned_in
             )
-            formats = _formats_of(stack, settings.formats, found)
+            stack, formats = _with_formats(stack, settings.formats, found)
             pixels = read_pixels(stack, readers)
             with tqdm(
                 total=len(pixels.frames), desc=name, unit=' frames', leave=False, disable=None
@@ -270,15 +271,28 @@ class _Run:
         self.show(f'{found.label}: FAILED, nothing of it is written: {text}')
 
 
-def _formats_of(stack: StudyStack, formats: tuple[str, ...] | None, found: FoundStudy) -> tuple:
+def _with_formats(
+    stack: StudyStack, formats: tuple[str, ...] | None, found: FoundStudy
+) -> tuple[StudyStack, tuple[str, ...]]:
+    """The formats to write of a study; the stack says what none can be written of."""
     if stack.kind == 'dicom':
-        return FORMATS if formats is None else formats
+        chosen = FORMATS if formats is None else formats
+        if formats is None:
+            from swin_ext.inference.outputs.dicom_seg import check_source
+
+            try:
+                check_source(stack)
+            except StudyError as error:
+                chosen = tuple(name for name in FORMATS if name != 'dicomseg')
+                sentence = f'no DICOM segmentation is written: {error.problem}'
+                stack = replace(stack, left_out=(*stack.left_out, sentence))
+        return stack, chosen
     if formats is not None and 'dicomseg' in formats:
         raise InputError(
             f'{found.files[0]} is no DICOM, so there is nothing that a DICOM segmentation could '
             'refer to. Leave dicomseg out of --formats.'
         )
-    return tuple(name for name in formats or FORMATS if name != 'dicomseg')
+    return stack, tuple(name for name in formats or FORMATS if name != 'dicomseg')
 
 
 def write_formats(

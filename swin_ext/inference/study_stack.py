@@ -18,7 +18,6 @@ from swin_ext.study.reading import nifti_stack, read_study
 from swin_ext.study.stacks import Stack
 
 UNKNOWN_MM = 1.0
-HEIGHT_RANGE_M, WEIGHT_RANGE_KG = (0.3, 2.5), (1.0, 350.0)
 # What says when in the cycle a frame was taken, in ms.
 TIME_TAGS = ('TriggerTime', 'NominalCardiacTriggerDelayTime', 'FrameTime')
 MS_PER_UNIT = {8: 1000.0, 16: 1.0, 24: 0.001}  # of NIfTI's xyzt_units, bits 3 to 5
@@ -182,22 +181,19 @@ def _dicom_times(frames: dict[tuple[int, int], FramePlace], num_phases: int) -> 
 
 
 def _body_size(path: Path) -> BodySize:
-    """Height and weight as the header has them, where a person can have them."""
+    """Height and weight as the header has them; whoever uses them asks whether they can be."""
     from swin_ext.study.dicom_headers import read_header
 
+    values = []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they would print values of the header
         header = read_header(path, ('PatientSize', 'PatientWeight'))
-        values = []
-        for keyword, (low, high) in (
-            ('PatientSize', HEIGHT_RANGE_M),
-            ('PatientWeight', WEIGHT_RANGE_KG),
-        ):
+        for keyword in ('PatientSize', 'PatientWeight'):
             try:
                 value = float(header.get(keyword))
             except Exception:  # missing, or parsing raises one of many types
                 value = 0.0
-            values.append(value if low <= value <= high else None)
+            values.append(value if 0 < value < np.inf else None)
     return BodySize(*values)
 
 

@@ -277,6 +277,15 @@ class TestFormats:
         outcome = run([path], ThresholdModel(), tmp_path / 'other', asked)
         assert 'is no DICOM' in outcome.failed[0][1] and not folders(tmp_path / 'other')
 
+    def test_dicom_that_cannot_be_referred_to(self, tmp_path):
+        source = write_cine(tmp_path / 'in', phases=1, FrameOfReferenceUID=None)
+        told = []
+        outcome = run([source], ThresholdModel(), tmp_path / 'out', show=told.append)
+        assert outcome.segmented == 1 and not list((tmp_path / 'out').rglob('*.dcm'))
+        assert any('no DICOM segmentation is written: it has no Frame' in text for text in told)
+        outcome = run([source], ThresholdModel(), tmp_path / 'x', Settings(formats=('dicomseg',)))
+        assert 'Leave dicomseg out' in outcome.failed[0][1]
+
     def test_a_missing_package(self, tmp_path, monkeypatch):
         def missing(module, user):
             raise MissingPackageError(f'{user} needs {module}: pip install {module}')

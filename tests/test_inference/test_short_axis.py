@@ -177,7 +177,7 @@ def test_times_body_and_burned_in_text(tmp_path):
     stack = stack_of(write_cine(tmp_path / 'a'))
     assert stack.times_ms.tolist() == [10, 60, 110, 160]
     assert (stack.body.height_m, stack.body.weight_kg) == (1.75, 70)
-    stack = stack_of(write_cine(tmp_path / 'b', PatientSize='175', PatientWeight=None))
+    stack = stack_of(write_cine(tmp_path / 'b', PatientSize='0', PatientWeight=None))
     assert (stack.body.height_m, stack.body.weight_kg) == (None, None)
     write_cine(tmp_path / 'c', BurnedInAnnotation='YES')
     with pytest.raises(ValueError, match='--allow-burned-in'):

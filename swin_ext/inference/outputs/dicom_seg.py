@@ -19,6 +19,7 @@ from swin_ext.inference.outputs.anonymous import MAY_BE_EMPTY, remove_patient
 from swin_ext.inference.segmented_study import SegmentedStudy
 from swin_ext.inference.study_stack import FramePlace, StudyStack
 from swin_ext.study.errors import StudyError
+from swin_ext.utils.errors import UserError
 from swin_ext.utils.files import replacing
 from swin_ext.utils.optional import import_optional
 from swin_ext.version import __version__
@@ -33,6 +34,13 @@ SERIES_NUMBER = 9000  # far from those of scanners
 # pydicom's names of SNOMED CT concepts, by the lower-case name of a class.
 CONCEPTS = dict(lv='LeftVentricle', myo='LeftVentricleMyocardium', rv='RightVentricle')
 OWN_SCHEME = '99SWINEXT'
+REFERENCED = (
+    'StudyInstanceUID',
+    'SeriesInstanceUID',
+    'SOPInstanceUID',
+    'SOPClassUID',
+    'FrameOfReferenceUID',
+)
 
 
 def write_dicom_seg(
@@ -63,7 +71,16 @@ def write_dicom_seg(
             continue
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # they would print values of the header
-            segmentation = _segmentation(study, phase, places, series_uid, anonymous)
+            try:
+                segmentation = _segmentation(study, phase, places, series_uid, anonymous)
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:  # highdicom checks headers, and raises many types
+                raise StudyError(
+                    f'no DICOM segmentation can be made of its header: {error}',
+                    'Leave dicomseg out of --formats',
+                    next(iter(places.values())).path,
+                ) from error
             content = io.BytesIO()
             segmentation.save_as(content)
         with replacing(folder / SEG_FOLDER / f'phase{phase:03d}.dcm') as file:
@@ -143,6 +160,32 @@ def _segments(study: SegmentedStudy) -> list:
     return segments
 
 
+def check_source(stack: StudyStack) -> None:
+    """Find out by one frame whether the source has what a segmentation must refer to.
+
+    Raises:
+        StudyError: If it has not.
+    """
+    import pydicom
+
+    place = next(iter(stack.frames.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        _check_reference(pydicom.dcmread(place.path, stop_before_pixels=True, force=True), place)
+
+
+def _check_reference(header: pydicom.Dataset, place: FramePlace) -> None:
+    missing = [keyword for keyword in REFERENCED if not header.get(keyword)]
+    if place.header.corner_mm is None:
+        missing.append('ImagePositionPatient')
+    if missing:
+        raise StudyError(
+            f'it has no {missing[0]}, to which a DICOM segmentation has to refer',
+            'Leave dicomseg out of --formats',
+            place.path,
+        )
+
+
 def _single_frame(
     place: FramePlace,
     first: Frame,
@@ -159,19 +202,7 @@ def _single_frame(
     if place.path not in headers:
         headers[place.path] = pydicom.dcmread(place.path, stop_before_pixels=True, force=True)
     header, frame = headers[place.path], place.header
-    for keyword in ('StudyInstanceUID', 'SeriesInstanceUID', 'SOPInstanceUID', 'SOPClassUID'):
-        if not header.get(keyword):
-            raise StudyError(
-                f'it has no {keyword}, which a DICOM segmentation has to refer to',
-                'Leave dicomseg out of --formats',
-                place.path,
-            )
-    if not header.get('FrameOfReferenceUID') or frame.corner_mm is None:
-        raise StudyError(
-            'it has no frame of reference or position, so no DICOM segmentation can be placed',
-            'Leave dicomseg out of --formats',
-            place.path,
-        )
+    _check_reference(header, place)
     single = pydicom.Dataset()
     single.file_meta = header.file_meta
     for element in header:

@@ -212,7 +212,7 @@ def test_impossible_dates_and_frames_of_reference_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     'tags, match',
     [
-        (dict(FrameOfReferenceUID=None), 'no frame of reference.*Leave dicomseg out of --formats'),
+        (dict(FrameOfReferenceUID=None), 'no FrameOfReferenceUID.*Leave dicomseg out of --formats'),
         (dict(StudyInstanceUID=None), 'has no StudyInstanceUID'),
     ],
 )
