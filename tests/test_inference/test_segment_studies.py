@@ -17,8 +17,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from segmentable import IDENTIFYING, ThresholdModel, truths, write_cine, write_nifti
 
+from segmentable import IDENTIFYING, ThresholdModel, truths, write_cine, write_nifti
 from swin_ext.inference import command, segment_studies
 from swin_ext.inference.inputs import InputError
 from swin_ext.inference.segment_studies import OutputError, Settings
@@ -193,7 +193,7 @@ class TestDisk:
         source = write_cine(tmp_path / 'in')
         program = f"""
 import resource, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from segmentable import ThresholdModel
 from swin_ext.inference.segment_studies import Settings, segment_studies
