@@ -27,18 +27,18 @@ def grid_affine(stack: Stack, slice_spacing_mm: float, notes: list[str]) -> np.n
         StudyError: If slices are turned against each other within their plane.
     """
     frames = {item.number: next(iter(item.frames.values())) for item in stack.slices}
-    if any(frame.corner_mm is None or frame.directions is None for frame in frames.values()):
+    if any(frame.corner_mm is None or frame.axes is None for frame in frames.values()):
         return None
     first_number = min(frames)
     first = frames[first_number]
     for frame in frames.values():
-        if np.abs(np.subtract(frame.directions, first.directions)).max() > SAME_DIRECTION:
+        if np.abs(np.subtract(frame.axes, first.axes)).max() > SAME_DIRECTION:
             raise StudyError(
                 'it is turned within its plane against another slice of the stack',
                 'Choose a series whose slices have one orientation with --series',
                 frame.path,
             )
-    rows, columns = np.array(first.directions[:3]), np.array(first.directions[3:])
+    rows, columns = np.array(first.axes[:3]), np.array(first.axes[3:])
     normal = np.cross(rows, columns)
     normal /= np.linalg.norm(normal)
     affine = np.eye(4)

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from segmentable import UID_ROOT, pixels_of, truth, truths, write_cine, write_dicom, write_nifti
 
+from segmentable import UID_ROOT, pixels_of, truth, truths, write_cine, write_dicom, write_nifti
 from swin_ext.inference.inputs import InputError, find_studies
 from swin_ext.inference.study_stack import read_stack
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
-from segmentable import FoundInstances, ThresholdModel, pixels_of, truths, write_cine
 
+from segmentable import FoundInstances, ThresholdModel, pixels_of, truths, write_cine
 from swin_ext.images.image_file import ImageReadError
 from swin_ext.images.preprocessing import Preprocessing
 from swin_ext.inference.inputs import find_studies

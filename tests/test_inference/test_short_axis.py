@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from segmentable import (
     FOUR_CHAMBER,
     PHASES,
@@ -19,7 +20,6 @@ from segmentable import (
     write_cine,
     write_dicom,
 )
-
 from swin_ext.inference.inputs import InputError, find_studies
 from swin_ext.inference.short_axis import is_short_axis
 from swin_ext.inference.study_stack import StudyStack, read_stack

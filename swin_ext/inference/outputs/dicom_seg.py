@@ -217,7 +217,7 @@ def _single_frame(
     single.PixelSpacing = list(first.spacing_mm)
     single.SliceThickness = first.thickness_mm or slice_spacing_mm
     single.ImagePositionPatient = list(frame.corner_mm)
-    single.ImageOrientationPatient = list(first.directions)
+    single.ImageOrientationPatient = list(first.axes)
     first_header = next(iter(headers.values()))
     single.SeriesInstanceUID = first_header.SeriesInstanceUID
     # Some programs that anonymise give each file a frame of reference of its own.

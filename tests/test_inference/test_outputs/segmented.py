@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from segmentable import ThresholdModel
-
 from swin_ext.inference.inputs import find_studies
 from swin_ext.inference.segmentation import read_pixels, segment
 from swin_ext.inference.study_stack import read_stack

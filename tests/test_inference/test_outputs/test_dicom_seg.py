@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from segmented import segmented
+
 from segmentable import (
     IDENTIFYING,
     SHORT_AXIS,
@@ -23,8 +25,6 @@ from segmentable import (
     write_cine,
     write_dicom,
 )
-from segmented import segmented
-
 from swin_ext.inference.outputs.dicom_seg import SEG_FOLDER, write_dicom_seg
 from swin_ext.study.errors import StudyError
 

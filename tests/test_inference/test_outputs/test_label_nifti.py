@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from segmentable import expected_affine, truths, write_cine, write_nifti
 from segmented import segmented
 
+from segmentable import expected_affine, truths, write_cine, write_nifti
 from swin_ext.inference.outputs.label_nifti import LABEL_FILE, write_label_nifti
 
 GEOMETRY = 348  # bytes of the header of NIfTI-1

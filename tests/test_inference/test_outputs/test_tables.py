@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from segmentable import ThresholdModel, truths, write_cine
 from segmented import segmented
 
+from segmentable import ThresholdModel, truths, write_cine
 from swin_ext.inference.outputs.coco_results import write_coco
 from swin_ext.inference.outputs.volumes_table import write_volumes
 
