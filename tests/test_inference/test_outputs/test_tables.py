@@ -72,7 +72,7 @@ def test_coco_by_pycocotools_and_by_the_data_set(tmp_path):
             if annotation['score'] != 0.6:  # the second candidate of RV
                 assert np.array_equal(mask, np.isin(labels, kinds))
             y, x = np.nonzero(mask)
-            assert annotation['bbox'] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+            assert list(annotation['bbox']) == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
             assert annotation['area'] == mask.sum()
 
     from mmengine.registry import init_default_scope
