@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from swin_ext.study.errors import StudyError
 from swin_ext.study.frames import Frame
-from swin_ext.study.stacks import Stack, StackSlice, build_stacks
+from swin_ext.study.stacks import Refused, Stack, StackSlice, build_stacks
 
 NIFTI_SUFFIXES = ('.nii', '.nii.gz', '.hdr', '.img')
 
@@ -29,10 +29,12 @@ class StudyFrames:
     Args:
         stacks: In the order of their first file; see `stacks.choose_short_axis`.
         left_out: Every file that is in none of them.
+        refused: Frames that belong together, but cannot be ordered; their files are in `left_out`.
     """
 
     stacks: tuple[Stack, ...]
     left_out: tuple[LeftOut, ...]
+    refused: tuple[Refused, ...] = ()
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -64,7 +66,7 @@ def read_study(
     else:
         paths = [Path(path) for path in source]
         root = paths[0].parent if paths else Path()
-    stacks, left_out, refused_errors = [], [], []
+    stacks, left_out, all_refused = [], [], []
     nifti_paths = tuple(path for path in paths if is_nifti(path))
     if nifti_paths:
         from swin_ext.study.nifti_geometry import header_path
@@ -88,15 +90,15 @@ def read_study(
         found = build_stacks(dicom_headers.frames_of(headers, spacing_mm))
         stacks += found.stacks
         for refused in found.refused:
-            refused_errors.append(refused.error)
+            all_refused.append(refused)
             files = dict.fromkeys(frame.path for frame in refused.frames)
             left_out += [LeftOut(path, refused.error.problem) for path in files]
         left_out += [
             LeftOut(path, 'its header does not say where it lies')
             for path in dict.fromkeys(frame.path for frame in found.unplaced)
         ]
-    if not stacks and refused_errors:
-        raise refused_errors[0]
+    if not stacks and all_refused:
+        raise all_refused[0].error
     if not stacks:
         reasons = '; '.join(dict.fromkeys(item.reason for item in left_out))
         raise StudyError(
@@ -104,7 +106,7 @@ def read_study(
             'Check the folder',
             root,
         )
-    return StudyFrames(tuple(stacks), tuple(left_out))
+    return StudyFrames(tuple(stacks), tuple(left_out), tuple(all_refused))
 
 
 def nifti_stack(path: Path, spacing_mm: tuple[float, float] | None = None) -> Stack:
