@@ -15,8 +15,8 @@ PACKAGE = Path(swin_ext.__file__).parent
 
 # A room imports from floors below its own, never from a room beside or above it.
 FLOORS = (
-    ('preflight',),
-    ('engine', 'inference', 'benchmarks'),
+    ('preflight', 'benchmarks'),
+    ('engine', 'inference'),
     ('config',),
     ('models', 'datasets', 'conversion', 'evaluation'),
     ('visualization',),
