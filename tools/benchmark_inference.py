@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     add('--repeats', type=int, default=5, help='passes of each way, in turns')
     add('--device', default='auto')
     add('--score-thr', dest='score_threshold', type=float, help='of all ways')
+    add('--cpu-time', action='store_true', help='count processor time; for a busy machine')
     add('--json', dest='json_path', type=Path, help='also write the figures here')
     args = parser.parse_args(argv)
 

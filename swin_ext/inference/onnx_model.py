@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -179,8 +180,11 @@ def open_session(path: Path, device: str):
         providers = ['CPUExecutionProvider']
     else:
         raise ModelError(f'device={device!r} is none: give auto, cpu or cuda:0.')
+    options = onnxruntime.SessionOptions()
+    if os.environ.get('OMP_NUM_THREADS', '').isdigit():  # as PyTorch and OpenCV do
+        options.intra_op_num_threads = int(os.environ['OMP_NUM_THREADS'])
     try:
-        return onnxruntime.InferenceSession(str(path), providers=providers)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime has many types of its own
         raise ModelError(f'{path} cannot be read as an ONNX model: {error}') from error
 
