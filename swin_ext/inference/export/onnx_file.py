@@ -66,11 +66,14 @@ def export_onnx(path: str | os.PathLike | None, target: str | os.PathLike) -> Pa
 def traced(forward: TwoStageForward, divisor: int) -> torch.export.ExportedProgram:
     """The graph, with the number of images and their size left open."""
     Dim = torch.export.Dim
-    height, width = (Dim(name, min=1, max=MAX_SIDE // divisor) for name in ('rows', 'columns'))
+    height, width = (Dim(name, min=1, max=MAX_SIDE // divisor) for name in ('height', 'width'))
     batch = {0: Dim('batch', min=1, max=MAX_BATCH), 2: divisor * height, 3: divisor * width}
-    # PyTorch takes a length of 1 for a fixed one: the smallest map must not have it.
-    images = torch.zeros(2, 3, 4 * divisor, 6 * divisor)
-    arguments = (images, torch.tensor([4.0, 6.0]) * divisor, torch.zeros(1), torch.ones(1))
+    # PyTorch takes a length of 1 for a fixed one: the last map of a Swin (a 32nd of the image) must
+    # have more than one window of 7 along each side.
+    rows, columns = 8, 15
+    images = torch.zeros(2, 3, rows * divisor, columns * divisor)
+    size = torch.tensor([float(rows), float(columns)]) * divisor
+    arguments = (images, size, torch.zeros(1), torch.ones(1))
     with torch.no_grad():
         return torch.export.export(
             forward,
