@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -321,7 +320,7 @@ def write_formats(
         from swin_ext.inference.outputs.volumes_table import write_volumes
 
         write_volumes(study, stack.slice_numbers, folder)
-    if 'report' in formats and find_spec('swin_ext.inference.report') is not None:
+    if 'report' in formats:
         from swin_ext.inference.report import write_report
 
         write_report(study, folder, settings.pdf)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swin_ext.inference.clinical_figures import slice_volumes_ml
 from swin_ext.inference.segmented_study import SegmentedStudy
 from swin_ext.utils.files import replacing_text
 
@@ -33,7 +34,7 @@ def write_volumes(study: SegmentedStudy, slice_numbers: tuple[int, ...], folder:
     Raises:
         OSError: If it cannot be written.
     """
-    volumes = disc_volumes_ml(study)
+    volumes = slice_volumes_ml(study)
     pixel_mm2 = float(np.prod(study.pixel_spacing_mm))
     with replacing_text(folder / VOLUMES_FILE) as file:
         writer = csv.writer(file, lineterminator='\n')
@@ -53,19 +54,3 @@ def write_volumes(study: SegmentedStudy, slice_numbers: tuple[int, ...], folder:
                         study.candidates[phase, index, label],
                     ]
                 writer.writerow([phase, time, slice_numbers[index], position, name, *values])
-
-
-def disc_volumes_ml(study: SegmentedStudy) -> np.ndarray:
-    """Volume of each class on each frame, float64 (T, S, C), by summation of discs."""
-    volumes = np.zeros((*study.present.shape, len(study.classes)))
-    pixel_mm2 = np.prod(study.pixel_spacing_mm)
-    for phase, present in enumerate(study.present):
-        if not present.any():
-            continue
-        steps = np.diff(study.slice_positions_mm[present])
-        ends = [study.slice_spacing_mm]
-        heights = np.convolve(np.concatenate([ends, steps, ends]), [0.5, 0.5], 'valid')
-        for label in range(len(study.classes)):
-            areas = (study.labels[phase, present] == label + 1).sum((1, 2)) * pixel_mm2
-            volumes[phase, present, label] = areas * heights / 1000
-    return volumes
