@@ -151,7 +151,7 @@ def on_a_rank(rank, folder):
         )
         wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.scale_lr(wrapper, runner.auto_scale_lr)
-        found[f'lr, {name}'] = sorted({group['lr'] for group in wrapper.param_groups})
+        found[f'lr, {name}'] = sorted({group['lr'] for group in wrapper.optimizer.param_groups})
     return found
 
 
