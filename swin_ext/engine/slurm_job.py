@@ -53,11 +53,14 @@ def requeue(env: Mapping[str, str] = os.environ) -> str:
         facts = facts_of_job(job)
         if facts.get('BatchFlag') == '0':
             return f'Job {job} was not submitted by sbatch, so Slurm starts it only once. {by_hand}'
-        state = facts.get('JobState', '')
-        if state == 'CANCELLED':
-            return f'Job {job} was cancelled, so it is not requeued. {by_hand}'
-        if state not in ('RUNNING', 'TIMEOUT', 'COMPLETING', 'FAILED'):
-            return f'Job {job} is {state}: Slurm starts it again by itself.'
+        if int(facts.get('Restarts', 0)) > int(env.get('SLURM_RESTART_COUNT') or 0):
+            return f'Slurm starts job {job} again by itself.'
+        if facts.get('JobState') != 'RUNNING':  # COMPLETING, whichever of the two it was
+            return (
+                f'Job {job} is over, cancelled or out of time, so it is not requeued: submit it '
+                'again with --resume. (`sbatch --signal=USR2@90` gives notice before the time '
+                'limit, and is followed by a requeue.)'
+            )
         if facts.get('Requeue') == '0':
             _scontrol('update', f'JobId={job}', 'Requeue=1')
         _scontrol('requeue', job)

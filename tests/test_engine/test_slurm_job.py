@@ -8,7 +8,9 @@ import pytest
 
 from swin_ext.engine.slurm_job import has_begun_before, requeue
 
-FACTS = 'JobId=12 JobName=x JobState={state} Reason=None Requeue={requeue} BatchFlag={batch}'
+FACTS = (
+    'JobId=12 JobName=x JobState={state} Requeue={requeue} Restarts={restarts} BatchFlag={batch}'
+)
 SCONTROL = """#!/bin/sh
 echo "$*" >> {log}
 case "$1" in show) echo "{facts}" ;; esac
@@ -20,9 +22,9 @@ exit {status}
 def scontrol(tmp_path, monkeypatch):
     """Puts a `scontrol` into the path that answers with facts, and returns what it was asked."""
 
-    def install(state='RUNNING', requeue=1, batch=1, status=0):
+    def install(state='RUNNING', requeue=1, batch=1, restarts=1, status=0):
         path, log = tmp_path / 'scontrol', tmp_path / 'log'
-        facts = FACTS.format(state=state, requeue=requeue, batch=batch)
+        facts = FACTS.format(state=state, requeue=requeue, batch=batch, restarts=restarts)
         path.write_text(SCONTROL.format(log=log, facts=facts, status=status))
         path.chmod(0o755)
         monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
@@ -33,35 +35,33 @@ def scontrol(tmp_path, monkeypatch):
 
 SHOW = 'show job --oneliner 12'
 JOB = dict(SLURM_JOB_ID='12')
+RESTARTED = dict(JOB, SLURM_RESTART_COUNT='1')
 
 
-@pytest.mark.parametrize('state', ['RUNNING', 'TIMEOUT', 'COMPLETING'])
-def test_a_job_that_slurm_would_not_start_again_is_requeued(scontrol, state):
-    asked = scontrol(state)
-    assert requeue(JOB) == 'Job 12 is requeued and goes on from here when Slurm starts it again.'
+def test_a_job_that_slurm_would_not_start_again_is_requeued(scontrol):
+    asked = scontrol()
+    text = 'Job 12 is requeued and goes on from here when Slurm starts it again.'
+    assert requeue(RESTARTED) == text
     assert asked() == [SHOW, 'requeue 12']
 
 
 def test_a_job_that_was_not_submitted_for_that(scontrol):
     asked = scontrol(requeue=0)
-    assert 'is requeued' in requeue(JOB)
+    assert 'is requeued' in requeue(RESTARTED)
     assert asked() == [SHOW, 'update JobId=12 Requeue=1', 'requeue 12']
 
 
 @pytest.mark.parametrize(
     'facts, message',
     [
-        (
-            dict(state='CANCELLED'),
-            'was cancelled, so it is not requeued. Start it again',
-        ),
-        (dict(state='PENDING'), 'Job 12 is PENDING: Slurm starts it again by itself.'),
+        (dict(state='COMPLETING'), 'is over, cancelled or out of time, so it is not requeued'),
+        (dict(state='COMPLETING', restarts=2), 'Slurm starts job 12 again by itself.'),
         (dict(batch=0), 'was not submitted by sbatch, so Slurm starts it only once'),
     ],
 )
 def test_jobs_that_are_left_alone(scontrol, facts, message):
     asked = scontrol(**facts)
-    assert message in requeue(JOB)
+    assert message in requeue(RESTARTED)
     assert asked() == [SHOW]
 
 
@@ -77,14 +77,13 @@ def test_no_slurm_and_no_scontrol(tmp_path, monkeypatch):
 
 
 def test_what_this_job_has_begun_is_resumed(tmp_path):
-    restart = dict(JOB, SLURM_RESTART_COUNT='1')
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text('of an earlier training')
     assert not has_begun_before(tmp_path, {})
     assert not has_begun_before(tmp_path, JOB)
-    assert not has_begun_before(tmp_path, restart)  # it had not come to a checkpoint
+    assert not has_begun_before(tmp_path, RESTARTED)  # it had not come to a checkpoint
     pointer.write_text('of this one')
-    assert has_begun_before(tmp_path, restart)
-    assert has_begun_before(tmp_path, restart)
-    assert not has_begun_before(tmp_path, dict(restart, SLURM_JOB_ID='13'))
-    assert not has_begun_before(tmp_path, restart)  # 13 has been there meanwhile
+    assert has_begun_before(tmp_path, RESTARTED)
+    assert has_begun_before(tmp_path, RESTARTED)
+    assert not has_begun_before(tmp_path, dict(RESTARTED, SLURM_JOB_ID='13'))
+    assert not has_begun_before(tmp_path, RESTARTED)  # 13 has been there meanwhile
