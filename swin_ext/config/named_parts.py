@@ -22,6 +22,7 @@ HOOKS = dict(
     history='HistoryHook',
     results_table='ResultsTableHook',
     progress='ProgressBarHook',
+    preemption='PreemptionHook',
     gpu_stats='GPUStatsHook',  # last: the time after it counts as waiting for data
 )
 VIS_BACKENDS = dict(

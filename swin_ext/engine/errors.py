@@ -21,3 +21,11 @@ class MissingMetricError(UserError, KeyError):
     """A validation without the metric that something waits for."""
 
     __str__ = Exception.__str__  # KeyError shows the quoted form of its text
+
+
+class ConnectError(UserError, ConnectionError):
+    """Processes that did not find each other, or lost each other. Each one tells for itself."""
+
+
+class DisagreementError(UserError, RuntimeError):
+    """Ranks that would not compute the same training: other config, data or version."""

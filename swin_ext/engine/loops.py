@@ -22,6 +22,10 @@ from swin_ext.engine.resumable_data import (
 )
 
 
+class ValidationAbandonedError(Exception):
+    """Raised by a hook for a validation to end that is made again when the run is resumed."""
+
+
 class ExactResumeMixin:
     """Makes a train loop compute the same from a checkpoint as without the interruption.
 
@@ -130,11 +134,16 @@ class ExactResumeMixin:
         return self._iter > 0 and (at_interval or self._iter == self._max_iters)
 
     def _validate(self) -> None:
+        previous, self._last_val_iter = self._last_val_iter, self._iter
         # Known before it ends: checkpoints of the best model are written at its end.
-        self._last_val_iter = self._iter
         self.runner.message_hub.update_info('last_val_iter', self._iter)
         seed_everything(self.runner.seed, VALIDATION, get_rank(), self._iter)
-        self.runner.val_loop.run()
+        try:
+            self.runner.val_loop.run()
+        except ValidationAbandonedError:
+            self.runner.message_hub.update_info('last_val_iter', previous)
+            self.runner.call_hook('after_abandoned_val')  # PreemptionHook: saves and exits
+            raise
         self._set_train_mode()
 
     def _set_train_mode(self) -> None:

@@ -5,26 +5,35 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast, master_only
+from mmengine.device import get_device
+from mmengine.dist import broadcast, get_rank, get_world_size, is_distributed, master_only
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend, join_path
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
+from mmengine.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, save_checkpoint
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from swin_ext.checkpoint.resume import checkpoint_to_resume
 from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unfinished
 from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.distributed.agreement import check_agreement
+from swin_ext.engine.distributed.connection import connect
 from swin_ext.engine.errors import SettingError
 from swin_ext.engine.optim.update_guard import guarded
+from swin_ext.engine.preemption import UndisturbedWorker
 from swin_ext.engine.schedules import Schedules
+from swin_ext.engine.slurm_job import has_begun_before
 from swin_ext.engine.terminal import keep_short
 from swin_ext.engine.test_folder import folder_of_run
 from swin_ext.utils.ranks import on_all_ranks, on_main_process
@@ -40,6 +49,8 @@ class SwinExtRunner(Runner):
     Checkpoints are written by another thread, whole or not at all (see `CheckpointWriter`). The
     end of `train`, also by an error, waits for it. Resuming takes the newest whole checkpoint.
 
+    A job that Slurm starts again resumes by itself what it had begun in this work dir.
+
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
     """
 
@@ -47,6 +58,43 @@ class SwinExtRunner(Runner):
     def from_cfg(cls, cfg: Config) -> Runner:
         cfg.work_dir = folder_of_run(cfg)
         return super().from_cfg(finalise_config(cfg))
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up as upstream does, but connect ranks on any device, and compare what they run.
+
+        Raises:
+            ConnectError: If the ranks do not come together within a minute.
+            DisagreementError: If they would not compute the same training.
+        """
+        if self.distributed and not is_distributed() and get_device() in ('cpu', 'cuda', 'mps'):
+            store = connect(self.launcher, env_cfg.get('dist_cfg', {}))
+            check_agreement(store, get_rank(), get_world_size(), self.cfg)
+        super().setup_env(env_cfg)
+
+    @staticmethod
+    def build_dataloader(*args, **kwargs) -> DataLoader:
+        """Build what upstream builds, with workers that signals to the whole job do not end."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        if not isinstance(loader.worker_init_fn, UndisturbedWorker):
+            loader.worker_init_fn = UndisturbedWorker(loader.worker_init_fn)
+        return loader
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap as upstream does, but give `DistributedDataParallel` the device that is in use."""
+        if self.distributed:
+            cfg = dict(
+                model_wrapper_cfg
+                or dict(
+                    broadcast_buffers=False,
+                    find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+                )
+            )
+            wrapper = MODEL_WRAPPERS.get(cfg.setdefault('type', 'MMDistributedDataParallel'))
+            if inspect.isclass(wrapper) and issubclass(wrapper, DistributedDataParallel):
+                on_gpu = get_device() == 'cuda'
+                cfg.setdefault('device_ids', [torch.cuda.current_device()] if on_gpu else None)
+            model_wrapper_cfg = cfg
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -76,6 +124,9 @@ class SwinExtRunner(Runner):
         with self._closing_hooks():
             for name in on_main_process(remove_unfinished, self.work_dir):
                 self.logger.info(f'Removed {name}, which a run left that was killed while saving.')
+            if on_main_process(has_begun_before, self.work_dir):
+                self.logger.info('Slurm has started this job again: it goes on where it was.')
+                self._load_from, self._resume = None, True
             try:
                 model = super().train()
             except BaseException:

@@ -14,6 +14,8 @@ import torch.distributed
 from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
 
+from swin_ext.engine.errors import ConnectError
+
 # How messages begin that are in the log file alone, for nobody reads them as they pass by.
 LOG_FILE_ONLY = (
     '\n' + '-' * 60 + '\nSystem environment:',
@@ -114,15 +116,16 @@ def log_traceback(text: str) -> str | None:
     return path
 
 
-def is_first_to_tell() -> bool:
+def is_first_to_tell(error: BaseException) -> bool:
     """Whether no other rank has said yet why the run ends.
 
-    Before the ranks are connected, they read the same config and fail alike: rank 0 tells. After
-    that, any of them may fail alone, and the first one tells.
+    Before the ranks are connected, they read the same config and fail alike: rank 0 tells. Those
+    that cannot connect tell for themselves. After that, any of them may fail alone, and the first
+    one tells.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-        return rank == '0'
+        ranks = map(os.environ.get, ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+        return next(filter(None, ranks), '0') == '0' or isinstance(error, ConnectError)
     if get_dist_info()[1] == 1:
         return True
     try:

@@ -41,7 +41,7 @@ def run_tool(main: Callable[[], int | None]) -> int:
 
 def install_excepthook(
     log_traceback: Callable[[str], str | None] = lambda text: None,
-    is_first: Callable[[], bool] = lambda: True,
+    is_first: Callable[[BaseException], bool] = lambda error: True,
 ) -> None:
     """Let uncaught exceptions that a user can mend end the process with a short block.
 
@@ -50,7 +50,8 @@ def install_excepthook(
 
     Args:
         log_traceback: Keeps the text of a traceback and returns the file that it is in, if any.
-        is_first: Whether this process is the one that tells, of those that meet an error together.
+        is_first: Whether this process is the one that tells, of those that meet the given error
+            together.
     """
     previous = getattr(sys.excepthook, 'previous', sys.excepthook)
 
@@ -65,13 +66,13 @@ def install_excepthook(
 def show(
     error: BaseException,
     log_traceback: Callable[[str], str | None] = lambda text: None,
-    is_first: Callable[[], bool] = lambda: True,
+    is_first: Callable[[BaseException], bool] = lambda error: True,
 ) -> bool:
     """Write the block of an exception to stderr; False if it is none that a user can mend."""
     found = user_error(error)
     if found is None:
         return False
-    if not is_first():
+    if not is_first(error):
         return True
     name, text = found
     trace = ''.join(traceback.format_exception(type(error), error, error.__traceback__))

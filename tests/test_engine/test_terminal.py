@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 
 import swin_ext
+from swin_ext.engine.errors import ConnectError
 from swin_ext.engine.hooks import TerminalLoggerHook
 from swin_ext.engine.run_summary import describe_figures
 from swin_ext.engine.runner import SwinExtRunner
@@ -202,18 +203,23 @@ def test_tracebacks_go_to_the_file_of_the_run(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     'env, first',
-    [({}, True), ({'RANK': '0'}, True), ({'RANK': '1'}, False)] + [({'SLURM_PROCID': '2'}, False)],
+    [({}, True), ({'RANK': '0'}, True), ({'RANK': '1'}, False)]
+    + [
+        ({'SLURM_PROCID': '2'}, False),
+        ({'OMPI_COMM_WORLD_RANK': '3'}, False),
+    ],
 )
 def test_before_ranks_are_connected_rank_0_tells(monkeypatch, env, first):
-    for name in ('RANK', 'SLURM_PROCID'):
+    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert is_first_to_tell() == first
+    assert is_first_to_tell(ValueError()) == first
+    assert is_first_to_tell(ConnectError())  # the others may have no part in it
 
 
 def ask_rank(rank, folder):
-    return [is_first_to_tell(), is_first_to_tell()]
+    return [is_first_to_tell(ValueError()), is_first_to_tell(ValueError())]
 
 
 def test_of_connected_ranks_one_tells_whichever_it_is(tmp_path):

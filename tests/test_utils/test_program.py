@@ -194,7 +194,9 @@ def test_the_log_has_the_traceback(tmp_path):
 
 def test_one_of_several_processes_tells():
     statement = "raise UserError('a.dcm is cut off.')"
-    _, _, error = run_program(statement, as_tool=False, hooks='(lambda text: None, lambda: False)')
+    _, _, error = run_program(
+        statement, as_tool=False, hooks='(lambda text: None, lambda error: False)'
+    )
     assert error == ''
 
 

@@ -19,6 +19,7 @@ custom_hooks = [
     dict(type='HistoryHook'),
     dict(type='ResultsTableHook'),
     dict(type='ProgressBarHook'),
+    dict(type='PreemptionHook'),
     dict(type='GPUStatsHook'),
 ]
 log_processor = dict(type='LogProcessor', by_epoch=False, window_size=20)
@@ -29,7 +30,7 @@ visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='vi
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl'),  # gloo where there is no GPU
 )
 log_level = 'INFO'
 load_from = None

@@ -7,6 +7,7 @@ from swin_ext.engine.hooks.early_stopping_hook import ResumableEarlyStoppingHook
 from swin_ext.engine.hooks.gpu_stats_hook import GPUStatsHook
 from swin_ext.engine.hooks.history_hook import HistoryHook
 from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossHook
+from swin_ext.engine.hooks.preemption_hook import PreemptionHook
 from swin_ext.engine.hooks.progress_bar_hook import ProgressBarHook
 from swin_ext.engine.hooks.results_table_hook import ResultsTableHook
 from swin_ext.engine.hooks.sample_predictions_hook import SamplePredictionsHook
@@ -21,6 +22,7 @@ __all__ = [
     'GPUStatsHook',
     'HistoryHook',
     'NonFiniteLossHook',
+    'PreemptionHook',
     'ProgressBarHook',
     'ResultsTableHook',
     'ResumableEarlyStoppingHook',
