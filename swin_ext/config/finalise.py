@@ -15,16 +15,8 @@ from swin_ext.config.shared_values import (
     set_image_scale,
     set_length,
 )
-from swin_ext.config.synced_heads import set_sync_avg_factor
 
-HAND_ON = (
-    set_data_root,
-    set_annotation_index,
-    set_image_scale,
-    set_length,
-    set_num_classes,
-    set_sync_avg_factor,
-)
+HAND_ON = (set_data_root, set_annotation_index, set_image_scale, set_length, set_num_classes)
 
 
 def finalise_config(cfg: Any) -> Any:

@@ -28,7 +28,6 @@ class RunConfig(BaseModel):
     max_epochs: Optional[Positive] = None
     max_iters: Optional[Positive] = None
     extend_schedule: StrictBool = False  # of SwinExtRunner
-    sync_avg_factor: StrictBool = False  # swin_ext.config.synced_heads
     inherited: Optional[dict] = None  # what was handed on, for the next time
 
     # mmengine.runner.Runner

@@ -1,4 +1,3 @@
-from swin_ext.engine.ddp_options import CompressingDistributedDataParallel
 from swin_ext.engine.hooks import AdaptCheckpointHook, ClassCheckHook
 from swin_ext.engine.loops import EpochTrainLoopWithIterVal, ResumableIterTrainLoop
 from swin_ext.engine.optim import (
@@ -19,7 +18,6 @@ __all__ = [
     'AdaptCheckpointHook',
     'AutocastOptimWrapper',
     'ClassCheckHook',
-    'CompressingDistributedDataParallel',
     'EpochTrainLoopWithIterVal',
     'GroupOneCycleLR',
     'GroupedOptimWrapperConstructor',
