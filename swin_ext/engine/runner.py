@@ -22,7 +22,9 @@ from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unf
 from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.ddp_options import ddp_options, sync_heads
 from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.lr_scaling import scale_lr
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.schedules import Schedules
 from swin_ext.engine.terminal import keep_short
@@ -41,12 +43,21 @@ class SwinExtRunner(Runner):
     end of `train`, also by an error, waits for it. Resuming takes the newest whole checkpoint.
 
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
+    `sync_avg_factor=True` averages losses over the samples of all ranks (see `sync_heads`).
     """
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
         cfg.work_dir = folder_of_run(cfg)
         return super().from_cfg(finalise_config(cfg))
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        """Wrap as upstream does, with what the config says of ranks (see `ddp_options`)."""
+        if self.distributed and not is_model_wrapper(model):
+            model_wrapper_cfg = ddp_options(self.cfg)
+        if self.cfg.get('sync_avg_factor', False):
+            sync_heads(model, self.logger)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -64,6 +75,9 @@ class SwinExtRunner(Runner):
                 optim_wrapper = copy.copy(optim_wrapper)
                 optim_wrapper['type'] = guarded(wrapper)
         return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
+        scale_lr(self, optim_wrapper, auto_scale_lr)
 
     def dump_config(self) -> None:
         on_main_process(super().dump_config)
