@@ -42,7 +42,7 @@ CHANGES = {
 
 
 class Slices(Dataset):
-    """Discs of three classes, from one to four in an image of 64 x 64 px."""
+    """Discs of three classes, from one to three in an image of 64 x 64 px."""
 
     metainfo = dict(classes=('LV', 'Myo', 'RV'))
 
@@ -58,7 +58,7 @@ class Slices(Dataset):
         image = torch.randint(0, 60, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
         rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing='ij')
         masks, boxes, labels = [], [], []
-        for _ in range(1 + idx % 4):
+        for _ in range(1 + idx % 3):
             radius, label = draw(6, 16), draw(0, 3)
             y, x = draw(radius, SIZE - radius), draw(radius, SIZE - radius)
             mask = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2

@@ -78,8 +78,8 @@ def ddp_options(cfg: Mapping[str, Any]) -> dict:
         raise SettingError(
             'model_wrapper_cfg.static_graph=True does not go with '
             f'optim_wrapper.accumulative_counts={counts}: PyTorch learns the graph in the first '
-            'iteration, which must exchange gradients, and does not while they are accumulated. '
-            'Leave one of them out.'
+            'iteration, which must exchange gradients, and does not while they are accumulated '
+            '(pytorch issue 143580). Leave one of them out.'
         )
     if options.setdefault('type', OWN) == OWN and cfg.get('find_unused_parameters') is not None:
         options.setdefault('find_unused_parameters', cfg['find_unused_parameters'])

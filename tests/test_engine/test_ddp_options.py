@@ -39,7 +39,7 @@ def test_options_of_a_config(cfg, expected):
 
 def test_a_static_graph_and_accumulation_are_refused():
     cfg = dict(model_wrapper_cfg=dict(static_graph=True), optim_wrapper=dict(accumulative_counts=4))
-    with pytest.raises(SettingError, match='static_graph=True .* accumulative_counts=4'):
+    with pytest.raises(SettingError, match='static_graph=True .*accumulative_counts=4'):
         ddp_options(cfg)
 
 

@@ -40,9 +40,9 @@ def scale_lr(runner: Runner, optim_wrapper: OptimWrapper, auto_scale_lr: Mapping
     for wrapper in optim_wrapper.values() if several else [optim_wrapper]:
         counts = getattr(wrapper, '_accumulative_counts', 1)
         size = runner.world_size * batch * counts
-        for group in wrapper.optimizer.param_groups:
+        for group in wrapper.param_groups:  # and what the log calls base_lr
             group['lr'] *= size / base
         runner.logger.info(
             f'auto_scale_lr: learning rates x {size / base:g}, for batches of {size} '
-            f'({runner.world_size} ranks x {batch} images x {counts} accumulated) instead of {base}.'
+            f'({runner.world_size} ranks x {batch} images x {counts} accumulated), not {base}.'
         )
