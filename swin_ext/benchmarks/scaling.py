@@ -90,7 +90,7 @@ def _measure_rank(rank: int, number: int, args: argparse.Namespace, folder: str)
         model = SwinExtDistributedDataParallel(MODELS.build(Config.fromfile(args.config).model))
     model.train()
     shape = [3, args.size, args.size]
-    data = demo_mm_inputs(args.batch, [shape] * args.batch, num_classes=1, with_mask=True)
+    data = demo_mm_inputs(args.batch, [shape] * args.batch, num_classes=3, with_mask=True)
     data = model.module.data_preprocessor(data, training=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     flat = torch.zeros(sum(p.numel() for p in trained))
