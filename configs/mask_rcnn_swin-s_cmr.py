@@ -31,3 +31,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = _base_.one_cycle
+# What the learning rate is meant for. With enable=True it follows ranks x batch_size x
+# accumulative_counts; `--auto-scale-lr` of the training script does the same.
+auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -28,6 +28,7 @@ class RunConfig(BaseModel):
     max_epochs: Optional[Positive] = None
     max_iters: Optional[Positive] = None
     extend_schedule: StrictBool = False  # of SwinExtRunner
+    sync_avg_factor: StrictBool = False  # of SwinExtRunner
     inherited: Optional[dict] = None  # what was handed on, for the next time
 
     # mmengine.runner.Runner
@@ -62,7 +63,7 @@ class RunConfig(BaseModel):
     compile: Union[StrictBool, dict, None] = None
     cudnn_benchmark: Any = None
     find_unused_parameters: Optional[StrictBool] = None
-    sync_bn: Optional[str] = None
+    sync_bn: Optional[Literal['torch', 'mmcv']] = None
 
     # scripts of MMDetection and MMSegmentation
     custom_imports: Optional[dict] = None

@@ -99,6 +99,18 @@ RUN = {
     'env_cfg.dist_cfg': keys(Open, 'timeout', backend=str, init_backend=str),
     '^.randomness': keys(Closed, '', seed=StrictInt, diff_rank_seed=Flag, deterministic=Flag),
     '^.auto_scale_lr': keys(Closed, '', enable=Flag, base_batch_size=Positive),
+    # Without a type it is of SwinExtDistributedDataParallel.
+    '^.model_wrapper_cfg': keys(
+        Closed,
+        '',
+        gradient_compression=Literal['bf16', 'fp16'],
+        static_graph=Flag,
+        gradient_as_bucket_view=Flag,
+        find_unused_parameters=Flag,
+        broadcast_buffers=Flag,
+        detect_anomalous_params=Flag,
+        bucket_cap_mb=Positive,
+    ),
     '^.custom_imports': keys(Closed, 'imports', allow_failed_imports=Flag),
     # Each is a hook by a name of the user's; these are MMEngine's and MMDetection's.
     '^.default_hooks': keys(

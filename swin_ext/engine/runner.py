@@ -27,9 +27,11 @@ from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unf
 from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.ddp_options import ddp_options, sync_heads
 from swin_ext.engine.distributed.agreement import check_agreement
 from swin_ext.engine.distributed.connection import connect
 from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.lr_scaling import scale_lr
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.preemption import UndisturbedWorker
 from swin_ext.engine.schedules import Schedules
@@ -52,6 +54,7 @@ class SwinExtRunner(Runner):
     A job that Slurm starts again resumes by itself what it had begun in this work dir.
 
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
+    `sync_avg_factor=True` averages losses over the samples of all ranks (see `sync_heads`).
     """
 
     @classmethod
@@ -80,20 +83,16 @@ class SwinExtRunner(Runner):
         return loader
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap as upstream does, but give `DistributedDataParallel` the device that is in use."""
-        if self.distributed:
-            cfg = dict(
-                model_wrapper_cfg
-                or dict(
-                    broadcast_buffers=False,
-                    find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-                )
-            )
-            wrapper = MODEL_WRAPPERS.get(cfg.setdefault('type', 'MMDistributedDataParallel'))
+        """Wrap as upstream does, on the device in use, with what the config says of ranks."""
+        if self.distributed and not is_model_wrapper(model):
+            model_wrapper_cfg = ddp_options(self.cfg)
+            wrapper = MODEL_WRAPPERS.get(model_wrapper_cfg['type'])
             if inspect.isclass(wrapper) and issubclass(wrapper, DistributedDataParallel):
                 on_gpu = get_device() == 'cuda'
-                cfg.setdefault('device_ids', [torch.cuda.current_device()] if on_gpu else None)
-            model_wrapper_cfg = cfg
+                device_ids = [torch.cuda.current_device()] if on_gpu else None
+                model_wrapper_cfg.setdefault('device_ids', device_ids)
+        if self.cfg.get('sync_avg_factor', False):
+            sync_heads(model, self.logger)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
@@ -112,6 +111,9 @@ class SwinExtRunner(Runner):
                 optim_wrapper = copy.copy(optim_wrapper)
                 optim_wrapper['type'] = guarded(wrapper)
         return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
+        scale_lr(self, optim_wrapper, auto_scale_lr)
 
     def dump_config(self) -> None:
         on_main_process(super().dump_config)
