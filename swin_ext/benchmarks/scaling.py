@@ -75,11 +75,10 @@ def _measure_rank(rank: int, number: int, args: argparse.Namespace, folder: str)
     from mmdet.registry import MODELS
     from mmdet.testing import demo_mm_inputs
     from mmengine.config import Config
-    from mmengine.registry import DefaultScope
+    from mmengine.registry import MODEL_WRAPPERS, DefaultScope
     from tqdm import tqdm
 
-    import swin_ext.registration  # noqa: F401  # the model is built by name
-    from swin_ext.engine.ddp_options import SwinExtDistributedDataParallel
+    import swin_ext.registration  # noqa: F401  # model and wrapper are found by name
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -87,7 +86,8 @@ def _measure_rank(rank: int, number: int, args: argparse.Namespace, folder: str)
     )
     torch.manual_seed(rank)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = SwinExtDistributedDataParallel(MODELS.build(Config.fromfile(args.config).model))
+        model = MODELS.build(Config.fromfile(args.config).model)
+    model = MODEL_WRAPPERS.get('SwinExtDistributedDataParallel')(model)
     model.train()
     shape = [3, args.size, args.size]
     data = demo_mm_inputs(args.batch, [shape] * args.batch, num_classes=3, with_mask=True)
