@@ -22,7 +22,7 @@ file, series or study, or a tree of many studies. Each study gets a folder below
     coco.json, coco_results.json, images/    instances in the COCO format
     volumes.csv         area and volume of each class, slice and phase
     report.html         curve, ED and ES, ejection fraction, overlays, findings
-    study.json          model, settings, geometry, what was assumed and left out
+    study.json          figures, findings, model, settings, geometry, what was assumed and left out
 
 Of a DICOM study, the stack is taken that lies across the heart and has most phases and slices;
 --series chooses another. A study that fails is reported and nothing of it is written; finished ones

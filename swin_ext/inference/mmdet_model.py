@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ def build_network(cfg: Config, file: ModelFile) -> nn.Module:
     import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.default_scope)
     network = MODELS.build(cfg.model)
-    outcome = load_weights(network, dict(state_dict=file.state_dict), ())
+    outcome = load_weights(network, dict(state_dict=OrderedDict(file.state_dict)), ())
     if outcome.unfit or outcome.unexpected:
         raise CheckpointError(
             f'The weights of {file.name} are not those of the config that it carries: '

@@ -13,6 +13,7 @@ from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from swin_ext.checkpoint.model_file import write_model
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
 from swin_ext.checkpoint.weight_files import WeightFileNotFoundError
 from swin_ext.images.reading import read_frame
@@ -202,3 +203,20 @@ def test_an_absent_file():
 def test_the_config_of_the_file_has_no_paths(tiny_model):
     cfg = load_checkpoint_file(tiny_model.path)['meta']['cfg']
     assert str(tiny_model.root) not in cfg and 'optim_wrapper' not in cfg
+
+
+def test_a_packed_model_finds_the_same(tiny_model, tested, tmp_path):
+    """With weights that float16 holds exactly, a file of float16 changes nothing."""
+    content = load_checkpoint_file(tiny_model.path)
+    halved = {
+        key: tensor.half().float() if tensor.is_floating_point() else tensor
+        for key, tensor in content['state_dict'].items()
+    }
+    torch.save(dict(content, state_dict=halved), tmp_path / 'halved.pth')
+    packed = write_model(tmp_path / 'halved.pth', tmp_path / 'packed.safetensors')
+    images = [read_frame(path) for path in tested]
+    whole = load_model(tmp_path / 'halved.pth', device='cpu').predict(images)
+    for found, expected in zip(load_model(packed, device='cpu').predict(images), whole):
+        assert len(found.scores) > 0
+        for name in ('labels', 'scores', 'boxes', 'masks'):
+            assert np.array_equal(getattr(found, name), getattr(expected, name))

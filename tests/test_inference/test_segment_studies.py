@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import gzip
 import json
@@ -48,6 +49,14 @@ def test_everything_of_a_study(tmp_path):
     assert (summary['phases'], summary['slices'], summary['rows']) == (4, 3, 40)
     assert summary['labels'] == {'0': 'background', '1': 'LV', '2': 'Myo', '3': 'RV'}
     assert summary['model']['sha256'] == 'ab' * 32 and summary['missing_frames'] == []
+    with open(out / name / 'volumes.csv') as file:
+        rows = list(csv.DictReader(file))
+    for label, key in (('ed_phase', 'LV_EDV'), ('es_phase', 'LV_ESV')):
+        of_phase = [r for r in rows if r['class'] == 'LV' and int(r['phase']) == summary[label]]
+        volume = sum(float(row['volume_ml']) for row in of_phase)
+        assert summary['figures'][key] == pytest.approx(volume, abs=1e-4)
+        assert summary['curves_ml']['LV'][summary[label]] == pytest.approx(volume, abs=1e-3)
+    assert summary['units']['LV_EF'] == 'percent'
 
 
 def test_nothing_names_the_patient_but_dicom_segmentations(tmp_path):

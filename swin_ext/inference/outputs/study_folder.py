@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from swin_ext.inference.clinical_figures import FIGURE_UNITS, clinical_figures
+from swin_ext.inference.findings import find
 from swin_ext.inference.inputs import InputError
 from swin_ext.inference.segmented_study import SegmentedStudy
 from swin_ext.inference.study_stack import StudyStack
@@ -86,12 +88,13 @@ def remove_leftovers(out: Path) -> None:
 def write_summary(
     study: SegmentedStudy, stack: StudyStack, settings: dict, fingerprint: str, folder: Path
 ) -> None:
-    """Write `study.json`: what was segmented by what, where it lies, and what was assumed.
+    """Write `study.json`: figures, findings, what segmented it, where it lies, what was assumed.
 
     Raises:
         OSError: If it cannot be written.
     """
     phases, slices, rows, columns = study.labels.shape
+    clinical = clinical_figures(study)
     content = dict(
         name=study.name,
         program=f'swin_ext {__version__}',
@@ -115,8 +118,23 @@ def write_summary(
         weight_kg=study.body.weight_kg,
         assumptions=list(study.assumptions),
         left_out=list(study.left_out),
+        ed_phase=clinical.ed,
+        es_phase=clinical.es,
+        decided_by=clinical.decided_by,
+        figures=_finite(clinical.figures),
+        figures_per_m2=_finite(clinical.indexed),
+        units={name: FIGURE_UNITS[name] for name in clinical.figures},
+        body_surface_m2=clinical.body_surface_m2,
+        curves_ml=dict(zip(study.classes, clinical.curves_ml.T.round(3).tolist())),
+        notes=list(clinical.notes),
+        findings=[asdict(finding) for finding in find(study, clinical)],
         note='Not a medical device.',
     )
     with replacing_text(folder / SUMMARY_FILE) as file:
-        json.dump(content, file, indent=2)
+        json.dump(content, file, indent=2, allow_nan=False)
         file.write('\n')
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what could not be measured is null."""
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
