@@ -124,10 +124,10 @@ def test_a_test_on_two_nodes_has_the_figures_of_one_process(training):
     )
     RUNNERS.build(cfg).test()
     single = json.loads((training.root / 'single' / 'results.json').read_text())
-    assert sum(value > 0 for value in figures.values()) > 3
+    assert sum(bool(value) for value in figures.values()) > 3
     assert figures.keys() == single.keys()
     for name, value in single.items():
-        assert figures[name] == value or value != value, name
+        assert figures[name] == value, name  # null is what was not measured
 
 
 # A small model, which each job trains by the script that users submit with

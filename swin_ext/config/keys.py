@@ -187,7 +187,12 @@ def _without_type(node: dict, path: Path) -> Iterator[Problem]:
 
 
 def _is_built(path: Path) -> bool:
-    return path[0] in RunConfig.model_fields and _name_at(path) in BUILT
+    # Numbers of `paramwise_cfg` are by the names of parts.
+    return (
+        path[0] in RunConfig.model_fields
+        and 'paramwise_cfg' not in path
+        and _name_at(path) in BUILT
+    )
 
 
 def _no_part(path: Path, value: Any) -> Problem:

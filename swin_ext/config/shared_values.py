@@ -60,6 +60,8 @@ def set_length(cfg: Any) -> list[Problem]:
         return []
     loops = _classes_of(loop, cfg.get('default_scope'))
     if loops and not any({'max_epochs', 'max_iters'} & keys_of(found)[0] for found in loops):
+        if any(hasattr(found, 'max_iters') for found in loops):
+            return []  # a train loop of a length of its own
         return [
             Problem(
                 'train_cfg.type',

@@ -43,8 +43,8 @@ class GPUStatsHook(Hook):
         wait_window: Iterations over which this share is taken.
     """
 
-    # The only one of this package with this priority: the time after it, until it is called before
-    # the next iteration, is the data loader's, and not that of a hook which saves a checkpoint.
+    # With this priority there is only PreemptionHook besides, which takes no time while the run goes
+    # on: the time until the next iteration is the data loader's, not that of a hook that saves.
     priority = 'LOWEST'
 
     def __init__(

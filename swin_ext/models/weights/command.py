@@ -52,7 +52,9 @@ def build_backbone(
     patches = weights['patch_embed.projection.weight']  # (embed_dims, channels, patch, patch)
     hidden = weights['stages.0.blocks.0.ffn.layers.0.0.weight']  # (mlp_ratio * dim, dim)
     position = weights.get('absolute_pos_embed')  # (1, side**2, embed_dims)
-    side = 0 if position is None else round(position.shape[1] ** 0.5)
+    pretrained = {}
+    if position is not None:
+        pretrained = dict(pretrain_img_size=round(position.shape[1] ** 0.5) * patches.shape[2])
     return SwinBackbone(
         arch=arch or inferred['arch'],
         in_channels=patches.shape[1],
@@ -62,7 +64,7 @@ def build_backbone(
         qkv_bias=f'stages.0.blocks.0.attn.w_msa.{"q_bias" if is_v2 else "qkv.bias"}' in weights,
         patch_norm='patch_embed.norm.weight' in weights,
         use_abs_pos_embed=position is not None,
-        pretrain_img_size=side * patches.shape[2],
+        **pretrained,
     )
 
 
