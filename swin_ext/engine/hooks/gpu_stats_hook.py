@@ -43,8 +43,8 @@ class GPUStatsHook(Hook):
         wait_window: Iterations over which this share is taken.
     """
 
-    # With this priority there is only PreemptionHook besides, which takes no time while the run goes
-    # on: the time until the next iteration is the data loader's, not that of a hook that saves.
+    # Of this package only PreemptionHook comes as late, and takes no time while the run goes on:
+    # the time until the next iteration is the data loader's, and not that of a hook that saves.
     priority = 'LOWEST'
 
     def __init__(
