@@ -282,6 +282,15 @@ def made_up(tmp_path):
     return make
 
 
+@pytest.fixture
+def interruptible():
+    """Programs that a shell has started in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 @pytest.mark.parametrize('event, error', [('kill', WorkersError), ('interrupt', KeyboardInterrupt)])
 def test_run_that_loses_its_workers_can_be_resumed(made_up, tmp_path, event, error):
     with pytest.raises(error):
