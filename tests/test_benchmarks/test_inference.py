@@ -38,7 +38,8 @@ def test_dice_is_of_the_same_classes():
 
 
 def test_a_comparison(tiny_model, tmp_path, capsys, monkeypatch):
-    # Scores of a toy lie close to the threshold: bf16 moves some of its few objects across.
+    # How well bf16 serves a half-trained toy depends on the rounding of its training: by threads
+    # and processor, Dice is 0.84 to 0.98. The bound itself has a test below.
     monkeypatch.setattr('swin_ext.benchmarks.inference.MIN_DICE', 0.75)
     figures = benchmark_inference(
         str(tiny_model.path),
@@ -59,6 +60,14 @@ def test_a_comparison(tiny_model, tmp_path, capsys, monkeypatch):
         assert sum(parts) == pytest.approx(1e3 / row['images_per_s'], rel=1e-6)
     assert json.loads((tmp_path / 'figures.json').read_text())['figures'] == figures
     assert table(figures, 'DetInferencer') in capsys.readouterr().out
+
+
+def test_ways_that_differ_are_not_compared(tiny_model, monkeypatch):
+    monkeypatch.setattr('swin_ext.benchmarks.inference.dice', lambda one, other: 0.949)
+    with pytest.raises(ModelError, match='find other things: Dice 0.949'):
+        benchmark_inference(
+            str(tiny_model.path), tiny_model.data.root / 'images', number=1, repeats=0, device='cpu'
+        )
 
 
 def test_no_images(tmp_path, tiny_model):
