@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--ann', type=Path, required=True, help='as tools/cmr2coco.py writes it')
     parser.add_argument('--pred', type=Path, required=True, help='PREFIX.segm.json')
-    parser.add_argument('--score-thr', type=float, default=0.5, help='lowest score in use: 0.5')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score in use: 0.3')
     args = parser.parse_args(argv)
 
     from swin_ext.inference.validation import validate

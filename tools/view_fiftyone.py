@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     add('--img-prefix', type=Path, required=True, help='folder of the images, of any format')
     add('--pred', type=Path, required=True, help='COCO segmentation results, PREFIX.segm.json')
     add('--out', type=Path, required=True, help='folder to write')
-    add('--score-thr', type=float, default=0.5, help='lowest score that counts for Dice: 0.5')
+    add('--score-thr', type=float, default=0.3, help='lowest score that counts for Dice: 0.3')
     add('--dataset', help='also store it under this name; FIFTYONE_DATABASE_URI says where')
     args = parser.parse_args(argv)
 

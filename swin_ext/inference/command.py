@@ -64,7 +64,13 @@ def share(text: str) -> float:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from swin_ext.inference.choices import FORMATS, INSTANCES, NAMES, PRECISIONS
+    from swin_ext.inference.choices import (
+        FORMATS,
+        INSTANCES,
+        NAMES,
+        PRECISIONS,
+        SCORE_THRESHOLD,
+    )
 
     parser = argparse.ArgumentParser(
         prog='segment',
@@ -75,7 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     add('input', type=Path, nargs='+', metavar='INPUT', help='files or folders')
     add('--out', type=Path, required=True, help='folder to write')
     add('--model', help='inference_*.pth, .safetensors or .onnx (default: the model in the box)')
-    add('--score-thr', type=share, help='lowest score of an instance (default: of the model)')
+    add(
+        '--score-thr',
+        type=share,
+        default=SCORE_THRESHOLD,
+        help=f'lowest score of an instance (default: {SCORE_THRESHOLD})',
+    )
     add('--nms-thr', type=share, help='overlap beyond which one box is left out (default: of it)')
     add('--precision', choices=PRECISIONS, default='auto', help='of the network (default: auto)')
     add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import inspect
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import pydicom
 import pytest
 
 from segmentable import IDENTIFYING, ThresholdModel, truths, write_cine, write_nifti
+from swin_ext.evaluation.cmr_metric import CMRMetric
 from swin_ext.inference import command, segment_studies
 from swin_ext.inference.inputs import InputError
 from swin_ext.inference.segment_studies import OutputError, Settings
@@ -337,9 +339,9 @@ class TestCommand:
         source = write_cine(tmp_path / 'in' / 'a', study=1, phases=1)
         (tmp_path / 'in' / 'x.txt').touch()
         arguments = [str(source.parent), '--out', str(tmp_path / 'out'), '--model', 'm.pth']
-        options = '--score-thr 0.3 --nms-thr 0.4 --precision fp32 --device cpu --formats nifti'
+        options = '--score-thr 0.4 --nms-thr 0.4 --precision fp32 --device cpu --formats nifti'
         assert command.main(arguments + options.split()) == 0
-        assert loaded == [('m.pth', 'cpu', 'fp32', 0.3, 0.4)]
+        assert loaded == [('m.pth', 'cpu', 'fp32', 0.4, 0.4)]
         told = capsys.readouterr().out
         assert '1 studies segmented, 0 were finished before, 0 failed' in told
         assert 'left out: 1 files, neither DICOM' in told and 'in the box' not in told
@@ -349,6 +351,12 @@ class TestCommand:
         assert 'the model in the box is used: fake.pth' in told.out
         assert '1 were finished before, 1 failed' in told.out
         assert 'failed: in/b' in told.err
+
+    def test_what_dice_counts_is_segmented(self, tmp_path, loaded):
+        (tmp_path / 'x.txt').touch()
+        command.main([str(tmp_path), '--out', str(tmp_path / 'out')])
+        of_metric = inspect.signature(CMRMetric).parameters['score_thr'].default
+        assert loaded == [(None, 'auto', 'auto', of_metric, None)]
 
     def test_no_study_ends_with_1(self, tmp_path, loaded, capsys):
         assert command.main([str(tmp_path), '--out', str(tmp_path / 'out')]) == 1

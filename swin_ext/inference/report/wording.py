@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swin_ext.evaluation.clinical import MYOCARDIAL_DENSITY_G_PER_ML
-from swin_ext.inference.clinical_figures import FIGURE_UNITS, ClinicalFigures
+from swin_ext.inference.clinical_figures import FIGURE_UNITS, PLATEAU_SHARE, ClinicalFigures
 from swin_ext.inference.findings import Finding
 from swin_ext.inference.segmented_study import SegmentedStudy
 
@@ -83,9 +83,10 @@ def choices(study: SegmentedStudy, figures: ClinicalFigures) -> list[tuple[str, 
         phases = 'None: no cavity was found.'
     else:
         phases = (
-            f'The phases of the largest and the smallest volume of {figures.decided_by}, the same '
-            'for both ventricles. Lone leaps of the curve and phases that lack a slice are passed '
-            'over.'
+            f'By the volume of {figures.decided_by}, the same for both ventricles: the last phase '
+            f'before the ejection that is within {PLATEAU_SHARE:.2%} of the largest, and the first '
+            'after it that is as near to the smallest. Lone leaps of the curve and phases that '
+            'lack a slice are passed over.'
         )
     return [
         (
