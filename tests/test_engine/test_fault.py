@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import os
 import random
 import re
+import socket
 import time
 import zipfile
 from pathlib import Path
@@ -18,14 +20,25 @@ from swin_ext.utils import files
 from toy_training import make_runner
 
 NUM_ITERATIONS = 60
-NUM_PASSES = 120  # 60 of training, and 10 in each of 6 validations
-PROGRESS = 'progress'  # file with the number of forward passes
+NUM_PASSES = {1: 120, 2: 90}  # 60 of training, and in each of 6 validations 10 or a half of them
+PROGRESS = 'progress'  # file with the number of forward passes of rank 0
 SECONDS_PER_WRITE = 0.0001  # slows the disk down, for kills to come amid saves
+SECONDS_OF_OTHERS = 60  # in which ranks end whose partner was killed
 
 
-def train(work_dir: Path, resume: bool) -> None:
+def train(work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int) -> None:
     """Train 60 iterations of about 10 ms, with 12 periodic and up to 6 best checkpoints."""
     torch.set_num_threads(1)
+    if num_ranks > 1:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(num_ranks),
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )
+        if 'lo' in dict(map(reversed, socket.if_nameindex())):
+            os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
 
     class SlowDisk(files.WholeWrites):
         def write(self, data):
@@ -35,7 +48,8 @@ def train(work_dir: Path, resume: bool) -> None:
     files.WholeWrites = SlowDisk
     runner = make_runner(
         work_dir,
-        max_epochs=6,
+        launcher='pytorch' if num_ranks > 1 else 'none',
+        max_epochs=6 * num_ranks,
         val_interval=10,
         payload=250_000,
         resume=resume,
@@ -47,7 +61,8 @@ def train(work_dir: Path, resume: bool) -> None:
     calls = itertools.count(1)
 
     def slow_forward(*args, **kwargs):
-        (work_dir / PROGRESS).write_text(str(next(calls)))
+        if rank == 0:
+            (work_dir / PROGRESS).write_text(str(next(calls)))
         time.sleep(0.008)
         return forward(*args, **kwargs)
 
@@ -55,28 +70,68 @@ def train(work_dir: Path, resume: bool) -> None:
     runner.train()
 
 
-@pytest.fixture(scope='module')
-def start():
-    """Starts `train` in a process which need not import everything anew."""
+class Run:
+    """A training of one or more ranks, each a process that need not import everything anew."""
+
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['swin_ext', 'pytest'])
 
-    def start(work_dir: Path, resume: bool):
-        process = context.Process(target=train, args=(work_dir, resume))
-        process.start()
-        return process
+    def __init__(self, work_dir: Path, resume: bool, num_ranks: int):
+        self.context.set_forkserver_preload(['swin_ext', 'pytest'])
+        self.work_dir = work_dir
+        with socket.socket() as unused:
+            unused.bind(('127.0.0.1', 0))
+            port = unused.getsockname()[1]
+        self.ranks = [
+            self.context.Process(target=train, args=(work_dir, resume, rank, num_ranks, port))
+            for rank in range(num_ranks)
+        ]
+        for rank in self.ranks:
+            rank.start()
 
-    return start
+    def wait(self) -> None:
+        for rank in self.ranks:
+            rank.join()
+            assert rank.exitcode == 0
+
+    def kill_amid(self, rank: int, passes: int, seconds: float, in_save: bool) -> bool:
+        """Kill a rank `seconds` after so many forward passes or, if asked, amid the next save.
+
+        Returns:
+            Whether an unfinished file was there at the kill.
+        """
+        killed = self.ranks[rank]
+        while killed.is_alive() and passes_done(self.work_dir) < passes:
+            time.sleep(0.001)
+        killed.join(seconds)
+        if in_save:
+            while killed.is_alive() and not list(self.work_dir.glob('*.saving')):
+                time.sleep(0.0002)
+            time.sleep(seconds)
+        killed.kill()
+        killed.join()
+        amid = bool(list(self.work_dir.glob('*.saving')))
+        for other in self.ranks:
+            other.join(SECONDS_OF_OTHERS)
+            assert other.exitcode is not None, f'waits for rank {rank}, which was killed'
+        assert killed.exitcode in (0, -9)
+        return amid
+
+    @property
+    def was_late(self) -> bool:
+        return all(rank.exitcode == 0 for rank in self.ranks)
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(start, tmp_path_factory):
-    """Work dir of a training that nobody killed."""
-    work_dir = tmp_path_factory.mktemp('uninterrupted')
-    process = start(work_dir, False)
-    process.join()
-    assert process.exitcode == 0
-    return work_dir
+def uninterrupted(tmp_path_factory):
+    """By number of ranks, the work dir of a training that nobody killed."""
+
+    @functools.cache
+    def of(num_ranks: int) -> Path:
+        work_dir = tmp_path_factory.mktemp('uninterrupted')
+        Run(work_dir, False, num_ranks).wait()
+        return work_dir
+
+    return of
 
 
 def state_of(work_dir: Path) -> tuple[dict, list[str]]:
@@ -107,46 +162,24 @@ def passes_done(work_dir: Path) -> int:
         return 0
 
 
-def kill_amid(process, work_dir: Path, passes: int, seconds: float, in_save: bool) -> bool:
-    """Kill `seconds` after that many forward passes or, if asked, within the next save after that.
-
-    Returns:
-        Whether an unfinished file was there at the kill.
-    """
-    while process.is_alive() and passes_done(work_dir) < passes:
-        time.sleep(0.001)
-    process.join(seconds)
-    if in_save:
-        while process.is_alive() and not list(work_dir.glob('*.saving')):
-            time.sleep(0.0002)
-        time.sleep(seconds)
-    process.kill()
-    process.join()
-    return bool(list(work_dir.glob('*.saving')))
-
-
-def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
+def survive(expected_dir: Path, tmp_path: Path, num_kills: int, num_ranks: int) -> None:
     rng = random.Random(num_kills)
     num_early = num_in_save = num_late = 0
     for kill in range(num_kills):
         work_dir = tmp_path / str(kill)
-        process = start(work_dir, False)
-        num_in_save += kill_amid(
-            process,
-            work_dir,
-            rng.randint(1, NUM_PASSES),
+        run = Run(work_dir, False, num_ranks)
+        num_in_save += run.kill_amid(
+            rng.randrange(num_ranks),
+            rng.randint(1, NUM_PASSES[num_ranks] * 4 // 5),
             rng.random() * 0.03,
             in_save=kill % 2 == 0,
         )
-        num_late += process.exitcode == 0
-        assert process.exitcode in (0, -9)
+        num_late += run.was_late
         assert_all_whole(work_dir)
         num_early += not (work_dir / 'last_checkpoint').exists()
-        process = start(work_dir, True)
-        process.join()
-        assert process.exitcode == 0, f'kill number {kill}'
+        Run(work_dir, True, num_ranks).wait()
         assert_all_whole(work_dir)
-        (final, files), (expected, expected_files) = state_of(work_dir), state_of(uninterrupted)
+        (final, files), (expected, expected_files) = state_of(work_dir), state_of(expected_dir)
         assert files == expected_files, f'kill number {kill}'
         for part in ('state_dict', 'ema_state_dict'):
             for name, value in expected[part].items():
@@ -162,10 +195,11 @@ def survive(start, uninterrupted, tmp_path, num_kills: int) -> None:
     assert num_late + num_early <= num_kills * 3 // 4
 
 
-def test_some_kills(start, uninterrupted, tmp_path):
-    survive(start, uninterrupted, tmp_path, 4)
+def test_some_kills(uninterrupted, tmp_path):
+    survive(uninterrupted(1), tmp_path, 4, num_ranks=1)
 
 
 @pytest.mark.slow
-def test_many_kills(start, uninterrupted, tmp_path):
-    survive(start, uninterrupted, tmp_path, 40)
+@pytest.mark.parametrize(('num_kills', 'num_ranks'), [(40, 1), (30, 2)])
+def test_many_kills(uninterrupted, tmp_path, num_kills, num_ranks):
+    survive(uninterrupted(num_ranks), tmp_path, num_kills, num_ranks)
