@@ -9,6 +9,7 @@ import safetensors
 import torch
 from mmengine.config import Config
 
+from load_tool import load_tool
 from swin_ext.checkpoint import model_file
 from swin_ext.checkpoint.config_text import read_config_text
 from swin_ext.checkpoint.model_file import (
@@ -26,7 +27,10 @@ from swin_ext.version import __version__
 
 @pytest.fixture(scope='module')
 def packed(tiny_model, tmp_path_factory):
-    return write_model(tiny_model.path, tmp_path_factory.mktemp('packed') / 'tiny.safetensors')
+    """As the tool writes it."""
+    path = tmp_path_factory.mktemp('packed') / 'tiny.safetensors'
+    load_tool('pack_model').main([str(tiny_model.path), '--out', str(path)])
+    return path
 
 
 def test_what_a_training_leaves_is_plain(tiny_model):

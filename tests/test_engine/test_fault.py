@@ -29,6 +29,8 @@ SECONDS_OF_OTHERS = 60  # in which ranks end whose partner was killed
 def train(work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int) -> None:
     """Train 60 iterations of about 10 ms, with 12 periodic and up to 6 best checkpoints."""
     torch.set_num_threads(1)
+    work_dir.mkdir(exist_ok=True)
+    os.chdir(work_dir)  # where ranks exchange results
     if num_ranks > 1:
         os.environ.update(
             RANK=str(rank),

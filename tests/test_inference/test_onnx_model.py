@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.utils import digit_version
 
+from load_tool import load_tool
 from swin_ext.images.reading import read_frame
 from swin_ext.inference import load_model
 from swin_ext.inference.model import ModelError
@@ -27,9 +28,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def exported(tiny_model, tmp_path_factory):
-    from swin_ext.inference.export.onnx_file import export_onnx
-
-    return export_onnx(tiny_model.path, tmp_path_factory.mktemp('onnx') / 'tiny.onnx')
+    """As the tool writes it."""
+    path = tmp_path_factory.mktemp('onnx') / 'tiny.onnx'
+    load_tool('export_onnx').main([str(tiny_model.path), '--out', str(path)])
+    return path
 
 
 @pytest.fixture(scope='module')
