@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 from small_configs import QuickRunner, coco_names, scaled_down, toy_data
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from swin_ext.models.weights.torchvision_detectors import convert_torchvision_detector
 
 CONFIG = Path(__file__).parents[2] / 'configs/mask_rcnn/mask_rcnn_r50_microplastics.py'
 
@@ -41,8 +44,11 @@ def test_a_training_from_coco_weights(cfg, tmp_path):
         {
             'load_from': str(tmp_path / 'coco.pth'),
             'max_epochs': 2,
-            'best.metric': 'coco/segm_mAP_50',
-            'custom_hooks': cfg.custom_hooks,
+            'custom_hooks': [
+                *(hook for hook in cfg.custom_hooks if hook.type != 'BestCheckpointHook'),
+                dict(type='BestCheckpointHook', **cfg.best),
+                dict(type='BestCheckpointHook', metric='val/loss'),  # is a figure, too
+            ],
             'visualizer.vis_backends': [dict(type='LocalVisBackend')],
         }
     )
@@ -52,11 +58,7 @@ def test_a_training_from_coco_weights(cfg, tmp_path):
     runner.train()
 
     fresh = {name for name in weights if start.weights[name].shape != weights[name].shape}
-    assert {name.rsplit('.', 1)[0] for name in fresh} == {
-        'roi_head.bbox_head.fc_cls',
-        'roi_head.bbox_head.fc_reg',
-        'roi_head.mask_head.conv_logits',
-    }
+    assert {name.rpartition('.')[0] for name in fresh} == CLASS_LAYERS
     for name in set(weights) - fresh:
         assert torch.equal(start.weights[name], weights[name]), name
 
@@ -65,8 +67,31 @@ def test_a_training_from_coco_weights(cfg, tmp_path):
     validations = [r for r in records if 'val/loss' in r]
     assert [r['step'] for r in validations] == [1, 2]  # of an iteration each epoch
     assert all(r['val/loss_mask'] > 0 and 'coco/segm_Film_precision' in r for r in validations)
-    assert list(Path(runner.work_dir).glob('best_coco_segm_mAP_50_iter_*.pth'))
+    for name in ('coco_segm_mAP_50', 'val_loss'):
+        assert list(Path(runner.work_dir).glob(f'best_{name}_iter_*.pth'))
     assert not any(key.startswith('cmr/') for r in validations for key in r)
+
+
+CLASS_LAYERS = {
+    'roi_head.bbox_head.fc_cls',
+    'roi_head.bbox_head.fc_reg',
+    'roi_head.mask_head.conv_logits',
+}
+
+
+def test_torchvisions_file_fits_but_for_the_classes(cfg):
+    """Names and shapes of its module."""
+    with torch.device('meta'):
+        peer = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+        model = copy.deepcopy(cfg.model)
+        for head in (model.roi_head.bbox_head, model.roi_head.mask_head):
+            head.num_classes = cfg.num_classes
+        model = MODELS.build(dict(model, _scope_='mmdet'))
+    theirs = convert_torchvision_detector(peer.state_dict())
+    ours = model.state_dict()
+    assert set(theirs) == set(ours)
+    others = {name for name in theirs if theirs[name].shape != ours[name].shape}
+    assert {name.rpartition('.')[0] for name in others} == CLASS_LAYERS
 
 
 LOSSES = [3.0, 2.0, 2.1, 2.1, 2.1, 2.1, 2.1, 2.1, 1.9] + 12 * [1.95]
