@@ -2,7 +2,7 @@
 
 _base_ = [
     '../_base_/models/cascade_mask_rcnn_swin-b_fpn.py',
-    '../_base_/recipes/swin_coco_3x.py',
+    '../_base_/recipes/coco_3x.py',
 ]
 
 imagenet = (

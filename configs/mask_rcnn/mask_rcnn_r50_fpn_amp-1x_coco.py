@@ -1,6 +1,6 @@
 """ResNet-50 Mask R-CNN on COCO from ImageNet weights, 12 epochs, all images of one size."""
 
-_base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/recipes/swin_coco_1x.py']
+_base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/recipes/coco_1x.py']
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,6 +1,6 @@
 """ResNet-50 Mask R-CNN on COCO, 36 epochs, short sides of 640 to 800 px."""
 
-_base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/recipes/swin_coco_3x.py']
+_base_ = ['../_base_/models/mask_rcnn_r50_fpn.py', '../_base_/recipes/coco_3x.py']
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -2,7 +2,7 @@
 
 _base_ = [
     '../_base_/models/mask_rcnn_swin-t_fpn.py',
-    '../_base_/recipes/swin_coco_3x.py',
+    '../_base_/recipes/coco_3x.py',
 ]
 
 imagenet = (

@@ -2,7 +2,7 @@
 
 _base_ = [
     '../_base_/models/mask_rcnn_swin-v2-t_fpn.py',
-    '../_base_/recipes/swin_coco_1x.py',
+    '../_base_/recipes/coco_1x.py',
 ]
 
 imagenet = (

@@ -80,6 +80,17 @@ def test_more_instances_than_a_heart_has(tmp_path, each, is_more):
     assert ('model.test_cfg.max_per_image=100' in options) == is_more
 
 
+@pytest.mark.skipif(
+    not (ROOT / 'configs/mask2former').is_dir(), reason='there are no configs of Mask2Former'
+)
+@pytest.mark.parametrize('device', ['cpu', 'gpu'])
+@pytest.mark.parametrize('num_images', [1, 1000, 5001])
+def test_what_is_suggested_is_shipped(tmp_path, num_images, device):
+    write(tmp_path / 'train.json', num_images)
+    suggestion = choose(summarise([tmp_path]), device)
+    assert (ROOT / 'configs' / suggestion.config).is_file()
+
+
 def test_names_of_files_become_options(tmp_path):
     train, val = (write(tmp_path / folder / 'a.json', 2) for folder in ('one', 'two'))
     text = suggest_config([train, val], 'gpu')

@@ -1,5 +1,5 @@
 # The same in 12 epochs.
-_base_ = ['swin_coco_3x.py']
+_base_ = ['coco_3x.py']
 
 max_epochs = 12
 
