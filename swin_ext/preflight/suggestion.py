@@ -185,7 +185,7 @@ def choose(summary: DataSummary, device: str) -> Suggestion:
             f'{split}_dataloader.dataset.ann_file={summary.val}' for split in ('val', 'test')
         ]
     if device == 'cpu':
-        reason = 'no GPU: the small model is the one that trains in minutes to hours'
+        reason = 'no GPU (--device gpu if the training has one): the small model trains in minutes'
         return Suggestion('mask_rcnn_swin-nano_cmr.py', tuple(options), (reason,))
     if {normal_name(name) for name in summary.instances} == MICROPLASTICS:
         reason = 'its classes are those of microplastics, for which there is a recipe'
