@@ -13,12 +13,21 @@ import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
 import swin_ext.registration  # noqa: F401
 from swin_ext.engine import SwinExtRunner
 from toy_cmr import ToyCMR
 
 _count = itertools.count()
+
+
+class AtTheStart(Hook):
+    """Keeps the weights that a training begins with."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 0:
+            self.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
 
 
 class QuickRunner(SwinExtRunner):

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
-from small_configs import QuickRunner, coco_names, scaled_down, toy_data
+from small_configs import AtTheStart, QuickRunner, coco_names, scaled_down, toy_data
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from swin_ext.models.weights.torchvision_detectors import convert_torchvision_detector
@@ -23,12 +22,6 @@ CONFIG = Path(__file__).parents[2] / 'configs/mask_rcnn/mask_rcnn_r50_microplast
 @pytest.fixture(scope='module')
 def cfg() -> Config:
     return Config.fromfile(CONFIG)
-
-
-class AtTheStart(Hook):
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 0:
-            self.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
 
 
 def test_a_training_from_coco_weights(cfg, tmp_path):
