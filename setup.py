@@ -33,9 +33,10 @@ class InstallIntoSitePackages(install_data):
     Normal and editable wheels both copy `data_files`, so this brings mmcv/_ext.py into either,
     and pip records and removes it.
 
-    MIM looks for configs and tools in site-packages/swin_ext/.mim, which an editable install does
-    not have. It gets files there that lead to those of the checkout; Python still imports the
-    checkout's swin_ext, for a folder without `__init__.py` comes after any package with one.
+    MIM looks for configs, tools and the index of models in site-packages/swin_ext/.mim, which an
+    editable install does not have. It gets files there that lead to those of the checkout; Python
+    still imports the checkout's swin_ext, for a folder without `__init__.py` comes after any
+    package with one.
     """
 
     LEAD_TO = {
@@ -48,10 +49,15 @@ class InstallIntoSitePackages(install_data):
         if self.distribution.get_command_obj('editable_wheel', create=False):
             for folder, text in self.LEAD_TO.items():
                 for path in (ROOT / folder).rglob('*.py'):
-                    file = Path(self.install_dir, 'swin_ext', '.mim', path.relative_to(ROOT))
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(text.format(path=str(path)), encoding='utf-8')
-                    self.outfiles.append(str(file))
+                    self._place(path.relative_to(ROOT), text.format(path=str(path)))
+            metafiles = str(ROOT / 'configs' / '*' / 'metafile.yml')
+            self._place(Path('model-index.yml'), f'Import:\n  - {metafiles!r}\n')
+
+    def _place(self, path, text):
+        file = Path(self.install_dir, 'swin_ext', '.mim', path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding='utf-8')
+        self.outfiles.append(str(file))
 
     def finalize_options(self):
         super().finalize_options()
@@ -80,7 +86,7 @@ setup(
     # would cost time in each start of Python.
     package_dir={'': '.'},
     packages=find_packages(include=['swin_ext', 'swin_ext.*']),
-    # .mim/configs and .mim/tools are links to the folders of those names, where MIM looks.
+    # .mim has links to configs, tools and model-index.yml, for which MIM looks there.
     package_data={
         'swin_ext': [
             '.mim/**/*',

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mim.commands.search import convert2df
+from modelindex.load_model_index import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +66,15 @@ def test_configs_and_tools_are_where_mim_looks(wheel):
         ).stdout.split()
         assert tracked
         assert {f'swin_ext/.mim/{name}' for name in tracked} <= set(archive.namelist())
+
+
+def test_the_index_of_models_is_where_mim_looks(wheel, tmp_path):
+    """With what it names: in an editable wheel, that is in the checkout."""
+    _, archive = wheel
+    archive.extractall(tmp_path)
+    index = convert2df(load(str(tmp_path / 'swin_ext/.mim/model-index.yml')))
+    assert index.loc['mask_rcnn_swin-s_fpn_amp-ms-crop-3x_coco']['coco/mask_ap'] == 43.2
+    assert {'mask_rcnn_r50_microplastics', 'cascade_mask_rcnn_swin-b_cmr'} <= set(index.index)
 
 
 MIM = """

@@ -9,6 +9,7 @@ from swin_ext.engine.optim import (
 from swin_ext.engine.runner import SwinExtRunner
 from swin_ext.engine.terminal import is_first_to_tell, log_traceback
 from swin_ext.engine.upstream_patches import patch_mmengine
+from swin_ext.engine.validation_loss import ValLoopWithLoss
 from swin_ext.utils.program import install_excepthook
 
 patch_mmengine()
@@ -23,5 +24,6 @@ __all__ = [
     'GroupedOptimWrapperConstructor',
     'ResumableIterTrainLoop',
     'SwinExtRunner',
+    'ValLoopWithLoss',
     'WarmupStepLR',
 ]

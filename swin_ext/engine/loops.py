@@ -163,7 +163,20 @@ class EpochTrainLoopWithIterVal(ExactResumeMixin, EpochBasedTrainLoop):
         val_interval: Iterations between validations. The end of training is always validated.
         dynamic_intervals: Pairs of an iteration, and the interval between validations from there
             on, as for `IterBasedTrainLoop`.
+        val_by_epoch: Whether these three count epochs instead.
     """
+
+    def __init__(self, *args, val_by_epoch: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        if val_by_epoch:
+            length = len(self.dataloader)
+            self.val_begin *= length
+            # From the first iteration of an epoch on, as upstream counts from 1.
+            self.dynamic_milestones = [
+                (epoch - 1) * length + 1 if epoch else 0 for epoch in self.dynamic_milestones
+            ]
+            self.dynamic_intervals = [every * length for every in self.dynamic_intervals]
+            self.val_interval = self.dynamic_intervals[0]
 
     def run(self) -> torch.nn.Module:
         """Train to the end, from the middle of an epoch where a checkpoint was taken there."""

@@ -49,6 +49,9 @@ def plot_losses(ax: Axes, records: list[dict]) -> None:
             linewidth=1,
             label=name,
         )
+    steps, values = series(records, 'val/loss')
+    if steps:
+        ax.plot(steps, values, ':', color='black', marker='o', markersize=3, label='validation')
     ax.set_ylim(bottom=0)
     ax.set_ylabel('training loss')
     ax.legend(frameon=False)

@@ -145,3 +145,24 @@ def test_skipped_batches_are_not_read(tmp_path):
     trained_on = resumed.train_dataloader.dataset.read[:1]
     assert trained_on == recorder.batches[0][3]
     assert len(recorder.batches) == 1
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(val_begin=2),
+        dict(val_interval=2),
+        dict(val_begin=2, val_interval=3, dynamic_intervals=[(4, 1)]),
+    ],
+)
+def test_validates_by_epoch_as_upstream_does(tmp_path, options):
+    ours = dict(type='EpochTrainLoopWithIterVal', max_epochs=6, val_by_epoch=True, **options)
+    runner, recorder = make_runner(tmp_path / 'ours', train_cfg=ours)
+    runner.train()
+    by_epoch = dict(type='EpochBasedTrainLoop', max_epochs=6, **options)
+    upstream, upstream_recorder = make_runner(tmp_path / 'upstream', train_cfg=by_epoch)
+    upstream.train()
+    # The last epoch is always validated here.
+    assert recorder.validated == sorted({*upstream_recorder.validated, 24})
+    assert len(upstream_recorder.validated) > 1

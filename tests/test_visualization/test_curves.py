@@ -58,3 +58,13 @@ def test_losses_of_another_head_keep_their_names():
         'RPN': ['loss_rpn_cls'],
         's0.loss_cls': ['s0.loss_cls'],
     }
+
+
+def test_the_loss_of_the_validation_is_beside_that_of_the_training():
+    records = [train_line(10), {**val_line(10), 'val/loss': 2.5, 'val/loss_cls': 1.0}]
+    (line,) = (
+        line
+        for line in draw_curves(records, 'run').axes[0].lines
+        if line.get_label() == 'validation'
+    )
+    assert tuple(map(list, line.get_data())) == ([10], [2.5])

@@ -73,7 +73,7 @@ class BestCheckpointHook(Hook):
             )
         names = names_of_figures(runner.val_loop.evaluator)
         if names is not None:
-            self._check_name(names)
+            self._check_name([*names, *getattr(runner.val_loop, 'figures', ())])
         self._work_dir = Path(runner.work_dir)
         restored = on_main_process(self._restored, runner)
         self._ranking, self._outdated = restored[: self.top_k], restored[self.top_k :]

@@ -1,0 +1,12 @@
+"""Swin-B Cascade Mask R-CNN on COCO from ImageNet-1K weights, 36 epochs."""
+
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_swin-b_fpn.py',
+    '../_base_/recipes/coco_3x.py',
+]
+
+imagenet = (
+    'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
+    'swin_base_patch4_window7_224.pth'
+)
+model = dict(backbone=dict(frozen_stages=-1, init_cfg=dict(type='Pretrained', checkpoint=imagenet)))

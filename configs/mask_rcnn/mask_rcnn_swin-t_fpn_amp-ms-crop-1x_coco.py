@@ -1,0 +1,16 @@
+"""Swin-T Mask R-CNN on COCO from ImageNet-1K weights, 12 epochs."""
+
+_base_ = [
+    '../_base_/models/mask_rcnn_swin-t_fpn.py',
+    '../_base_/recipes/coco_1x.py',
+]
+
+imagenet = (
+    'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
+    'swin_tiny_patch4_window7_224.pth'
+)
+model = dict(
+    backbone=dict(
+        drop_path_rate=0.1, frozen_stages=-1, init_cfg=dict(type='Pretrained', checkpoint=imagenet)
+    )
+)
