@@ -105,7 +105,31 @@ def measure_case(
     repeats: int,
     progress: tqdm,
 ) -> dict[str, dict]:
-    """Measure all models in one mode and precision.
+    """Measure all models in one mode and precision; returns what `measure_steps` does."""
+    autocast = contextlib.nullcontext
+    if PRECISIONS[precision] is not None:
+        autocast = partial(torch.autocast, device.type, dtype=PRECISIONS[precision])
+    steps = {}
+    for name, model in models.items():
+        model.train(mode != 'forward')
+        steps[name] = partial(STEPS[mode], model, inputs, autocast)
+    return measure_steps(steps, models, mode != 'forward', device, repeats, progress)
+
+
+def measure_steps(
+    steps: dict[str, Callable[[], None]],
+    models: dict[str, nn.Module],
+    with_gradients: bool,
+    device: torch.device,
+    repeats: int,
+    progress: tqdm,
+) -> dict[str, dict]:
+    """Time steps in turns, after two of each that are not counted.
+
+    Args:
+        steps: By name; one that fails is left out from then on.
+        models: Of the steps.
+        with_gradients: Whether the steps keep anything for a backward pass.
 
     Returns:
         For each model `times_s`, `median_s`, `quartiles_s`, `ratio` (its median by ours) and
@@ -113,20 +137,14 @@ def measure_case(
     """
     on_cuda = device.type == 'cuda'
     synchronize = torch.cuda.synchronize if on_cuda else lambda: None
-    autocast = contextlib.nullcontext
-    if PRECISIONS[precision] is not None:
-        autocast = partial(torch.autocast, device.type, dtype=PRECISIONS[precision])
-
-    results, steps = {}, {}
-    for name, model in models.items():
-        model.train(mode != 'forward')
-        step = partial(STEPS[mode], model, inputs, autocast)
-        memory = None
+    results, able = {}, {}
+    for name, step in steps.items():
+        model, memory = models[name], None
         try:
             step()  # warm-up
             if on_cuda:
                 memory = peak_cuda_bytes(step)
-            elif mode != 'forward':
+            elif with_gradients:
                 memory = activation_bytes(step, model)
             else:
                 step()
@@ -136,9 +154,9 @@ def measure_case(
             progress.total -= repeats
             continue
         results[name] = dict(memory_bytes=memory)
-        steps[name] = step
+        able[name] = step
 
-    for name, times in time_in_turns(steps, repeats, synchronize, progress).items():
+    for name, times in time_in_turns(able, repeats, synchronize, progress).items():
         lower, median, upper = np.percentile(times, (25, 50, 75)).tolist()
         results[name].update(times_s=times, median_s=median, quartiles_s=(lower, upper))
     for result in results.values():

@@ -1,0 +1,103 @@
+"""Detectors that are compared do the same work, and the parts of a step are the whole of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import swin_ext.registration  # noqa: F401
+from swin_ext.benchmarks import detector, detector_models
+from swin_ext.benchmarks.backbone_models import UnequalWorkError
+from swin_ext.benchmarks.detector_models import build, make_batch
+from swin_ext.models.swin import ARCHITECTURES
+
+MICRO = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch, tmp_path):
+    """The same model with fewer proposals and samples."""
+    cfg = Config.fromfile(detector_models.DETECTOR_CONFIG)
+    cfg.merge_from_dict(
+        {
+            'model.train_cfg.rpn.sampler.num': 16,
+            'model.train_cfg.rpn_proposal': dict(nms_pre=50, max_per_img=20),
+            'model.train_cfg.rcnn.sampler.num': 8,
+            'model.test_cfg.rpn': dict(nms_pre=50, max_per_img=20),
+            'model.test_cfg.rcnn.max_per_img': 5,
+        }
+    )
+    path = tmp_path / 'few.py'
+    cfg.dump(path)
+    monkeypatch.setattr(detector_models, 'DETECTOR_CONFIG', path)
+    monkeypatch.setattr('swin_ext.benchmarks.backbone_models.DETECTOR_CONFIG', path)
+    monkeypatch.setitem(ARCHITECTURES, 'tiny', MICRO)
+
+
+def test_all_do_the_same_work():
+    torch.manual_seed(0)
+    pytest.importorskip('torchvision')
+    detectors = build(('mmdet', 'torchvision'), MICRO, torch.device('cpu'))
+    batch = make_batch(2, (64, 96), torch.device('cpu'))
+    maps, found = {}, {}
+    for name, each in detectors.items():
+        each.model.eval()
+        watched = each.parts[0].register_forward_hook(
+            lambda _, inputs, out, name=name: maps.update(
+                {name: (tuple(inputs[0].shape), [tuple(x.shape) for x in out])}
+            )
+        )
+        with torch.no_grad():
+            found[name] = each.predict(batch)
+        watched.remove()
+    assert maps['swin_ext'] == maps['mmdet'] == maps['torchvision']
+    assert maps['swin_ext'][0] == (2, 3, 64, 96)
+    # All found as many instances as they may, and masks are of the images.
+    for ours, theirs, others in zip(*found.values()):
+        assert ours.pred_instances.masks.shape == (5, 64, 96)
+        assert others['masks'].shape == (5, 1, 64, 96)
+        torch.testing.assert_close(
+            ours.pred_instances.scores, theirs.pred_instances.scores, atol=1e-5, rtol=0
+        )
+    losses = {}
+    for name in ('swin_ext', 'mmdet'):
+        detectors[name].model.train()
+        torch.manual_seed(0)
+        losses[name] = float(detectors[name].loss(batch))
+    assert losses['swin_ext'] == pytest.approx(losses['mmdet'], rel=1e-4)
+    truth, targets = batch['mmdet']['data_samples'], batch['torchvision'][1]
+    for sample, target in zip(truth, targets):
+        assert torch.equal(sample.gt_instances.labels + 1, target['labels'])
+        assert torch.equal(sample.gt_instances.bboxes, target['boxes'])
+
+
+def test_the_tables(tmp_path, capsys):
+    arguments = '--arch tiny --sizes 64 --batch 1 --repeats 2 --peers mmdet --device cpu --json'
+    report = detector.main([*arguments.split(), str(tmp_path / 'figures.json')])
+    modes = {case['mode']: case['models'] for case in report['cases']}
+    forward = {'backbone', 'neck', 'RPN', 'RoI heads'}
+    for mode, more in (('train', {'backward', 'optimizer'}), ('inference', set())):
+        for result in modes[mode].values():
+            assert result['parts_ms'].keys() == forward | more | {'rest'}
+            assert all(part > 0 for part in result['parts_ms'].values())
+            assert len(result['times_s']) == 2
+    told = capsys.readouterr().out
+    assert told.count('| 64x64 | fp32 | train |') == 4  # of two models in two tables
+    assert (tmp_path / 'figures.json').stat().st_size
+
+
+def test_other_work_is_refused(monkeypatch):
+    pytest.importorskip('torchvision')
+    monkeypatch.setattr(detector_models, 'NUM_CLASSES', 1000)
+    with pytest.raises(UnequalWorkError, match='torchvision has .* parameters'):
+        build(('torchvision',), MICRO, torch.device('cpu'))
+
+
+def test_wrong_arguments(capsys):
+    for wrong in ('--device cuda', '--device cpu --precisions fp16', '--sizes 0x3'):
+        if 'cuda' in wrong and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit):
+            detector.parse_args(wrong.split())
+        assert wrong.split()[-2] in capsys.readouterr().err
