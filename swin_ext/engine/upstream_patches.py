@@ -8,6 +8,9 @@ what                              read for                      why
 `mmengine.runner.checkpoint`                                    `weights_only`, so runs any code;
                                                                 and where the main process cannot
                                                                 download, the others wait for it
+what `mmseg.models` sees of       mmsegmentation 1.2.2          two heads import mmdet wherever it
+mmdet, where a config asks for                                  is installed, which takes seconds
+it (`import_mmseg_without_mmdet`)                               in each run of all other models
 ================================  ============================  ==================================
 
 Anything that a subclass or a registered loader can reach is done there, not here.
@@ -15,8 +18,11 @@ Anything that a subclass or a registered loader can reach is done there, not her
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -53,6 +59,21 @@ def patch_mmengine() -> None:
     )
 
 
+def import_mmseg_without_mmdet() -> None:
+    """Import mmseg's models as if mmdet were not installed, unless it is imported already.
+
+    `Mask2FormerHead` and `MaskFormerHead` of mmseg, which derive from mmdet's, cannot be built in
+    this process then. mmdet itself can be imported afterwards.
+    """
+    if 'mmdet' in sys.modules:
+        return
+    sys.modules['mmdet'] = None  # importing it raises ModuleNotFoundError, which mmseg expects
+    try:
+        importlib.import_module('mmseg.models')
+    finally:
+        del sys.modules['mmdet']
+
+
 def load_from_local(filename: str, map_location: Any) -> Any:
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
@@ -61,9 +82,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
             'Correct `load_from`, `init_cfg` or the checkpoint argument; on `--resume`, the path '
             'comes from the file `last_checkpoint` in the work_dir.'
         )
-    if path.endswith('.safetensors'):
-        return read_weights(path)
-    return load_checkpoint_file(path, map_location)
+    return _read(path, map_location)
 
 
 def load_from_http(
@@ -78,4 +97,10 @@ def load_from_http(
         path = fetch_once(filename, model_dir)
     except DownloadError as error:
         raise CheckpointError(_NOT_DOWNLOADED.format(url=filename, reason=error)) from error
+    return _read(path, map_location)
+
+
+def _read(path: str | os.PathLike, map_location: Any) -> Any:
+    if Path(path).suffix in ('.safetensors', '.pkl'):  # the latter is of detectron2
+        return read_weights(path)
     return load_checkpoint_file(path, map_location)
