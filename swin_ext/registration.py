@@ -4,6 +4,7 @@ from swin_ext import registration_without_mmdet
 from swin_ext.datasets import cmr, coco
 from swin_ext.datasets.transforms import cmr_augmentations
 from swin_ext.evaluation import cmr_metric, fast_coco_metric
+from swin_ext.models import mask2former
 
 __all__ = [
     'cmr',
@@ -11,5 +12,6 @@ __all__ = [
     'cmr_metric',
     'coco',
     'fast_coco_metric',
+    'mask2former',
     'registration_without_mmdet',
 ]

@@ -9,11 +9,12 @@ import mmdet.models  # noqa: F401  # registers the detector
 import pytest
 import torch
 import torchvision
-from authors_mask2former import HEADS, AuthorsMask2Former
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+import swin_ext.models.mask2former  # noqa: F401  # the head of our config
+from authors_mask2former import HEADS, AuthorsMask2Former
 from swin_ext.models.weights.detectron2_mask2former import (
     convert_detectron2_mask2former,
     is_detectron2_mask2former,
