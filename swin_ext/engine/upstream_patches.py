@@ -9,9 +9,14 @@ what                              read for                      why
                                                                 and where the main process cannot
                                                                 download, the others wait for it
 what `mmseg.models` sees of       mmsegmentation 1.2.2          two heads import mmdet wherever it
-mmdet, where a config asks for                                  is installed, which takes seconds
-it (`import_mmseg_without_mmdet`)                               in each run of all other models
+mmdet                                                           is installed, which takes seconds
+                                                                in each run of all other models
+`Runner.from_cfg`                 mmsegmentation 1.2.2          `tools/test.py` does not look at
+                                                                `runner_type`, as `tools/train.py`
+                                                                does
 ================================  ============================  ==================================
+
+The last two are made where a config imports `swin_ext.for_mmseg`, the first everywhere.
 
 Anything that a subclass or a registered loader can reach is done there, not here.
 """
@@ -27,6 +32,8 @@ from typing import Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from swin_ext.checkpoint.model_file import read_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
@@ -72,6 +79,20 @@ def import_mmseg_without_mmdet() -> None:
         importlib.import_module('mmseg.models')
     finally:
         del sys.modules['mmdet']
+
+
+def respect_runner_type() -> None:
+    """Let `Runner.from_cfg` build the runner that a config names; again, it changes nothing."""
+    original = Runner.from_cfg.__func__
+    if original is not _from_cfg:
+        _from_cfg.original = original
+        Runner.from_cfg = classmethod(_from_cfg)
+
+
+def _from_cfg(cls: type[Runner], cfg: Any) -> Runner:
+    if cls is Runner and cfg.get('runner_type'):
+        return RUNNERS.get(cfg['runner_type']).from_cfg(cfg)
+    return _from_cfg.original(cls, cfg)
 
 
 def load_from_local(filename: str, map_location: Any) -> Any:

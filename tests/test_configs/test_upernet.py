@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_it_trains_and_finds(name, cmr, ade, tmp_path):
     )
     cfg.pop('best', None)
     if is_ade:
+        cfg.param_scheduler = None  # of 160,000 iterations
         cfg.model.data_preprocessor.size = (64, 64)
         for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
             for step in loader.dataset.pipeline:
@@ -150,6 +152,42 @@ def test_the_one_for_ade20k_is_that_of_mmseg():
     assert ours.train_cfg.val_interval == theirs.train_cfg.val_interval
 
 
+REGISTERED = """
+import sys, mmseg, swin_ext
+from mmengine.registry import DATASETS, MODELS
+def tell():
+    registered = 'SwinBackbone' in MODELS.module_dict, 'CMRDataset' in DATASETS.module_dict
+    print('mmdet' in sys.modules, *registered)
+tell()
+from mmengine.config import Config
+from mmengine.runner import Runner
+cfg = Config.fromfile(sys.argv[1])
+cfg.merge_from_dict(dict(work_dir=sys.argv[2], launcher='none', log_level='ERROR'))
+runner = Runner.from_cfg(cfg)  # as tools/test.py of mmseg
+print(type(runner).__name__, type(runner.model).__module__, type(runner.model.backbone).__name__)
+tell()
+import swin_ext.registration
+tell()
+"""
+
+
+def test_the_model_is_built_without_mmdet(tmp_path):
+    """What is of mmdet can be registered later."""
+    config = CONFIGS / 'upernet_swin-nano_cmr.py'
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', REGISTERED, str(config), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-4:] == [
+        'False True False',
+        'SwinExtRunner mmseg.models.segmentors.encoder_decoder SwinBackbone',
+        'False True False',
+        'True True True',
+    ], done.stderr[-2000:]
+
+
 # Tells after each program which packages it has imported.
 WITNESS = """
 import atexit, os, sys
@@ -161,65 +199,56 @@ atexit.register(tell)
 """
 
 
-def test_mim_trains_it_without_mmdet(cmr, tmp_path):
-    (tmp_path / 'sitecustomize.py').write_text(WITNESS)
-    call = [sys.executable, '-c', 'from mim.__main__ import cli; cli()', 'train', 'mmsegmentation']
-    options = {
-        'data_root': cmr,
-        'image_scale': '(64,64)',
-        'max_iters': 2,
-        'train_dataloader.batch_size': 2,
-        'default_hooks.logger.interval': 1,
-        'model.backbone.arch.embed_dims': 8,
-        'model.backbone.arch.num_heads': '(1,1,2,2)',
-        'model.decode_head.in_channels': '[8,16,32,64]',
-        'model.auxiliary_head.in_channels': 32,
-    }
+def mim(*words, root: Path, options: dict) -> str:
     done = subprocess.run(
         [
-            *call,
-            str(CONFIGS / 'upernet_swin-nano_cmr.py'),
-            *('--work-dir', str(tmp_path / 'run'), '--cfg-options'),
+            *(sys.executable, '-m', 'mim', *words, '--cfg-options'),
             *(f'{key}={value}' for key, value in options.items()),
         ],
-        cwd=tmp_path,
+        cwd=root,
         env={
             **os.environ,
-            'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}',
-            'IMPORTED': str(tmp_path / 'imported.txt'),
+            'PYTHONPATH': f'{root}{os.pathsep}{ROOT}',
+            'IMPORTED': str(root / 'imported.txt'),
+            'COLUMNS': '400',
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    imported = (tmp_path / 'imported.txt').read_text().splitlines()
-    assert 'mmseg swin_ext torch' in imported
-    assert not any('mmdet' in line for line in imported)
-    assert 'EncoderDecoder, SwinBackbone' in done.stdout
-    assert '|    Myo     |' in done.stdout  # a row of the table of the validation
-    (file,) = (tmp_path / 'run').glob('inference_mDice_iter_2-*.pth')
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_mim_trains_and_tests_it(cmr, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(WITNESS)
+    config = str(CONFIGS / 'upernet_swin-nano_cmr.py')
+    options = {
+        'data_root': cmr,
+        'image_scale': '(64,64)',
+        'max_iters': 2,
+        'train_dataloader.batch_size': 2,
+        'default_hooks.logger.interval': 1,
+    }
+    run = tmp_path / 'run'
+    terminal = mim(
+        *('train', 'mmsegmentation', config, '--work-dir', str(run)), root=tmp_path, options=options
+    )
+    assert 'EncoderDecoder, SwinBackbone' in terminal
+    assert '|    Myo     |' in terminal  # a row of the table of the validation
+    (file,) = run.glob('inference_mDice_iter_2-*.pth')
     meta = torch.load(file, weights_only=True)['meta']
     assert list(meta['dataset_meta']['classes']) == ['background', 'LV', 'Myo', 'RV']
 
-
-@pytest.mark.parametrize(
-    'imports, expected',
-    [
-        ('mmseg, swin_ext', 'False True False'),
-        ('swin_ext, mmseg', 'True True True'),
-        ('mmdet, mmseg, swin_ext', 'True True True'),
-        ('mmseg, swin_ext, swin_ext.registration', 'True True True'),
-    ],
-)
-def test_what_importing_the_package_registers(imports, expected):
-    """mmdet's data set beside mmdet alone; the backbone always."""
-    program = (
-        f'import sys, {imports}; from mmengine.registry import DATASETS, MODELS; '
-        "print('mmdet' in sys.modules, 'SwinBackbone' in MODELS.module_dict, "
-        "'CMRDataset' in DATASETS.module_dict)"
+    tested = mim(
+        *('test', 'mmsegmentation', config, '--checkpoint', str(file)),
+        *('--work-dir', str(tmp_path / 'test')),
+        root=tmp_path,
+        options=options,
     )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.stdout.split('\n')[-2:] == [expected, ''], done.stderr[-2000:]
+    figures = r'aAcc: ([\d.]+) +mIoU: ([\d.]+) +mAcc: ([\d.]+) +mDice: ([\d.]+)'
+    assert re.findall(figures, tested)[-1] == re.findall(figures, terminal)[-1]
+    imported = (tmp_path / 'imported.txt').read_text().splitlines()
+    assert imported.count('mmseg swin_ext torch') == 2
+    assert not any('mmdet' in line for line in imported)

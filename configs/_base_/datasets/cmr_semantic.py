@@ -4,10 +4,7 @@
 # these are set in the three data sets' metainfo, and num_classes to their number.
 data_root = '{{$CMR_DATA:data/cmr_phantom}}'
 image_scale = (256, 256)
-metainfo = dict(
-    classes=('background', 'LV', 'Myo', 'RV'),
-    palette=[[0, 0, 0], [213, 94, 0], [0, 158, 115], [0, 114, 178]],
-)
+metainfo = dict(classes=('background', 'LV', 'Myo', 'RV'))
 
 train_pipeline = [
     dict(type='LoadCMRImage'),

@@ -2,7 +2,7 @@
 # swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py, and this package's
 # backbone. num_classes sets that of both heads; the background counts as a class. mmdet, which
 # takes seconds to import, is kept out.
-custom_imports = dict(imports=['mmseg', 'swin_ext.mmseg_without_mmdet'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmseg', 'swin_ext.for_mmseg'], allow_failed_imports=False)
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
