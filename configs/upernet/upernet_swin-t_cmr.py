@@ -23,6 +23,16 @@ load_from = (
     'e380ad3e.pth'
 )
 best = dict(metric='mDice')
+# Most pixels are background, which cross entropy alone predicts everywhere for long: beside it the
+# Dice loss of each class, as mmseg's DiceLoss is one of all pixels, background and all.
+model = dict(
+    decode_head=dict(
+        loss_decode=[
+            dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+            dict(type='TverskyLoss', alpha=0.5, beta=0.5, loss_weight=1.0, loss_name='loss_dice'),
+        ]
+    )
+)
 
 train_cfg = dict(
     type='ResumableIterTrainLoop', max_iters=max_iters, val_begin=200, val_interval=200

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from authors_mask2former import AuthorsMask2Former
 
+from authors_mask2former import AuthorsMask2Former
 from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
 from swin_ext.models.weights import command
 
