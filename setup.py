@@ -100,7 +100,12 @@ setup(
     install_requires=read_requirements('runtime.txt') + mmcv_requirement(),
     extras_require={
         'dicom': read_requirements('dicom.txt'),
-        'tests': read_requirements('dicom.txt') + read_requirements('tests.txt'),
+        'seg': read_requirements('seg.txt'),
+        'tests': [
+            *read_requirements('dicom.txt'),
+            *read_requirements('seg.txt'),
+            *read_requirements('tests.txt'),
+        ],
         'fiftyone': ['fiftyone'],
         'mim': mmcv_requirement(),
     },

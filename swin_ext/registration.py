@@ -1,7 +1,17 @@
 """Registers all that configs can name in MMEngine's registries, by importing it."""
 
-from swin_ext import datasets, engine
+from swin_ext import registration_without_mmdet
+from swin_ext.datasets import cmr, coco
+from swin_ext.datasets.transforms import cmr_augmentations
 from swin_ext.evaluation import cmr_metric, fast_coco_metric
-from swin_ext.models import swin
+from swin_ext.models import mask2former
 
-__all__ = ['cmr_metric', 'datasets', 'engine', 'fast_coco_metric', 'swin']
+__all__ = [
+    'cmr',
+    'cmr_augmentations',
+    'cmr_metric',
+    'coco',
+    'fast_coco_metric',
+    'mask2former',
+    'registration_without_mmdet',
+]

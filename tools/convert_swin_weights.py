@@ -7,6 +7,9 @@ backbone, a classifier or a detector, of V1 or V2. Train from the result with
 
     --cfg-options model.backbone.init_cfg.type=Pretrained \\
         model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
+
+With --whole the heads come along, under the names of mmdet's or mmsegmentation's model: those of a
+Mask R-CNN of torchvision, a Mask2Former of its authors, or any model of OpenMMLab.
 """
 
 import os

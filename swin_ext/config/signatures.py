@@ -82,8 +82,8 @@ def _registered() -> int:
 @functools.lru_cache(maxsize=4096)
 def _classes_named(name: str, scope: str | None, registered: int) -> tuple[Callable, ...]:
     prefix, _, bare = name.rpartition('.')
-    if prefix and '.' not in prefix:
-        _import_registry(prefix)
+    if '.' not in prefix and (prefix or scope):
+        _import_registry(prefix or scope)
     if prefix and not any(prefix in (root.scope, *root.children) for root in _roots()):
         found = _object_at(name)
         return () if found is None else (found,)

@@ -12,7 +12,6 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from swin_ext.engine.errors import SettingError
-from swin_ext.models.sync_avg_factor import sync_avg_factor
 from swin_ext.models.sync_batch_norm import on_cpu
 
 COMPRESSIONS = dict(bf16=default_hooks.bf16_compress_hook, fp16=default_hooks.fp16_compress_hook)
@@ -92,6 +91,8 @@ def sync_heads(model: nn.Module, logger: logging.Logger) -> None:
     Raises:
         SettingError: If none can.
     """
+    from swin_ext.models.sync_avg_factor import sync_avg_factor  # imports mmdet
+
     synced, others = sync_avg_factor(model)
     if not synced:
         raise SettingError(

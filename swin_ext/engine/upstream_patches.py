@@ -8,19 +8,32 @@ what                              read for                      why
 `mmengine.runner.checkpoint`                                    `weights_only`, so runs any code;
                                                                 and where the main process cannot
                                                                 download, the others wait for it
+what `mmseg.models` sees of       mmsegmentation 1.2.2          two heads import mmdet wherever it
+mmdet                                                           is installed, which takes seconds
+                                                                in each run of all other models
+`Runner.from_cfg`                 mmsegmentation 1.2.2          `tools/test.py` does not look at
+                                                                `runner_type`, as `tools/train.py`
+                                                                does
 ================================  ============================  ==================================
+
+The last two are made where a config imports `swin_ext.for_mmseg`, the first everywhere.
 
 Anything that a subclass or a registered loader can reach is done there, not here.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from swin_ext.checkpoint.model_file import read_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
@@ -53,6 +66,35 @@ def patch_mmengine() -> None:
     )
 
 
+def import_mmseg_without_mmdet() -> None:
+    """Import mmseg's models as if mmdet were not installed, unless it is imported already.
+
+    `Mask2FormerHead` and `MaskFormerHead` of mmseg, which derive from mmdet's, cannot be built in
+    this process then. mmdet itself can be imported afterwards.
+    """
+    if 'mmdet' in sys.modules:
+        return
+    sys.modules['mmdet'] = None  # importing it raises ModuleNotFoundError, which mmseg expects
+    try:
+        importlib.import_module('mmseg.models')
+    finally:
+        del sys.modules['mmdet']
+
+
+def respect_runner_type() -> None:
+    """Let `Runner.from_cfg` build the runner that a config names; again, it changes nothing."""
+    original = Runner.from_cfg.__func__
+    if original is not _from_cfg:
+        _from_cfg.original = original
+        Runner.from_cfg = classmethod(_from_cfg)
+
+
+def _from_cfg(cls: type[Runner], cfg: Any) -> Runner:
+    if cls is Runner and cfg.get('runner_type'):
+        return RUNNERS.get(cfg['runner_type']).from_cfg(cfg)
+    return _from_cfg.original(cls, cfg)
+
+
 def load_from_local(filename: str, map_location: Any) -> Any:
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
@@ -61,9 +103,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
             'Correct `load_from`, `init_cfg` or the checkpoint argument; on `--resume`, the path '
             'comes from the file `last_checkpoint` in the work_dir.'
         )
-    if path.endswith('.safetensors'):
-        return read_weights(path)
-    return load_checkpoint_file(path, map_location)
+    return _read(path, map_location)
 
 
 def load_from_http(
@@ -78,4 +118,10 @@ def load_from_http(
         path = fetch_once(filename, model_dir)
     except DownloadError as error:
         raise CheckpointError(_NOT_DOWNLOADED.format(url=filename, reason=error)) from error
+    return _read(path, map_location)
+
+
+def _read(path: str | os.PathLike, map_location: Any) -> Any:
+    if Path(path).suffix in ('.safetensors', '.pkl'):  # the latter is of detectron2
+        return read_weights(path)
     return load_checkpoint_file(path, map_location)

@@ -152,6 +152,19 @@ def test_warmup_step_is_at_its_closed_form(tmp_path):
 
 
 @pytest.mark.parametrize(
+    'num_steps, warmup, expected',
+    [(1000, 100, 100), (3000, 100, 100), (100, 100, 60), (10, 0, 0), (10, 0.2, 2)],
+)
+def test_warm_up_of_a_number_of_steps(num_steps, warmup, expected):
+    """Whatever the length of the run, up to the first milestone."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    scheduler = WarmupStepLR(optimizer, end=num_steps, warmup=warmup)
+    factors = [scheduler.factor(step) for step in range(round(0.6 * num_steps))]
+    rising = [0.001 + 0.999 * step / expected for step in range(expected)]
+    assert factors == pytest.approx(rising + [1.0] * (len(factors) - expected))
+
+
+@pytest.mark.parametrize(
     'options',
     [dict(warmup=0.7), dict(milestones=(0.9, 0.6)), dict(milestones=(8, 11)), dict(warmup=-1)],
 )

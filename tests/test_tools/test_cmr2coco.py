@@ -231,7 +231,7 @@ def modules_loaded(argv: list[str], heavy: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize('tool', ['cmr2coco', 'make_cmr_phantom'])
+@pytest.mark.parametrize('tool', ['cmr2coco', 'coco2semantic', 'make_cmr_phantom'])
 def test_help_needs_nothing_heavy(tool):
     heavy = ['torch', 'mmdet', 'mmengine', 'mmcv', 'cv2', 'numpy', 'nibabel', 'pydicom']
     found = modules_loaded([str(TOOLS / f'{tool}.py'), '--help'], heavy)

@@ -1,6 +1,7 @@
 # Mask2Former with Swin-T for instances (https://arxiv.org/abs/2112.01527): the model of mmdet's
-# mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py, which comes with a data set only, and this
-# package's backbone. num_classes sets the three numbers of classes and the weights of loss_cls.
+# mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py, which comes with a data set only, this
+# package's backbone, and parts that stay in float32 in mixed precision. num_classes sets the three
+# numbers of classes and the weights of loss_cls.
 custom_imports = dict(imports=['swin_ext'], allow_failed_imports=False)
 
 model = dict(
@@ -16,7 +17,7 @@ model = dict(
     ),
     backbone=dict(type='SwinBackbone', arch='tiny', drop_path_rate=0.3),
     panoptic_head=dict(
-        type='Mask2FormerHead',
+        type='Float32LossMask2FormerHead',
         in_channels=[96, 192, 384, 768],
         strides=[4, 8, 16, 32],
         feat_channels=256,
@@ -26,7 +27,7 @@ model = dict(
         num_queries=100,
         num_transformer_feat_level=3,
         pixel_decoder=dict(
-            type='MSDeformAttnPixelDecoder',
+            type='Float32PixelDecoder',
             num_outs=3,
             norm_cfg=dict(type='GN', num_groups=32),
             act_cfg=dict(type='ReLU'),

@@ -1,17 +1,1 @@
-from swin_ext.datasets.transforms.cmr_augmentations import (
-    CMRRandomBiasField,
-    CMRRandomElastic,
-    CMRRandomGamma,
-    CMRRandomNoise,
-    CMRRandomRotate,
-)
-from swin_ext.datasets.transforms.load_cmr_image import LoadCMRImage
-
-__all__ = [
-    'CMRRandomBiasField',
-    'CMRRandomElastic',
-    'CMRRandomGamma',
-    'CMRRandomNoise',
-    'CMRRandomRotate',
-    'LoadCMRImage',
-]
+"""Transforms of images: `load_cmr_image`, and `cmr_augmentations`, which need mmdet's masks."""

@@ -58,12 +58,13 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
 
     Step t of T has the group's learning rate times
 
-    - warmup_factor + (1 - warmup_factor) * t / round(warmup * T), up to 1;
+    - warmup_factor + (1 - warmup_factor) * t / round(warmup * T), up to 1, or t / warmup;
     - gamma for each milestone with t >= round(milestone * T).
 
     Args:
         optimizer: Its learning rates are those after the warm-up.
-        warmup: Fraction of the run for the warm-up.
+        warmup: Fraction of the run for the warm-up; or, as a whole number, its steps, of which
+            those behind the first milestone are left out.
         warmup_factor: Factor of the first step.
         milestones: Fractions of the run, rising.
         gamma: Factor of each milestone.
@@ -71,7 +72,7 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
         end: T steps after the first.
 
     Raises:
-        SettingError: If fractions are not between 0 and 1, or do not rise.
+        SettingError: If fractions are not between 0 and 1, or do not rise, or steps are negative.
     """
 
     def __init__(
@@ -80,19 +81,21 @@ class WarmupStepLR(LRSchedulerMixin, _ParamScheduler):
         *,
         end: int,
         begin: int = 0,
-        warmup: float = 0.05,
+        warmup: float | int = 0.05,
         warmup_factor: float = 0.001,
         milestones: tuple = (0.6, 0.9),
         gamma: float = 0.1,
         **kwargs,
     ):
+        num_steps = end - begin
+        if isinstance(warmup, int):
+            warmup = min(warmup / num_steps, *milestones[:1], 1.0)
         fractions = [0.0, warmup, *milestones, 1.0]
         if sorted(fractions) != fractions:
             raise SettingError(
                 f'WarmupStepLR: warmup={warmup} and milestones={tuple(milestones)} '
                 'must rise from 0 to 1; they are fractions of the run.'
             )
-        num_steps = end - begin
         self.warmup_steps = round(warmup * num_steps)
         self.milestone_steps = [round(milestone * num_steps) for milestone in milestones]
         self.warmup_factor = warmup_factor

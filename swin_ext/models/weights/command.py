@@ -7,6 +7,9 @@ backbone, a classifier or a detector, of V1 or V2. Train from the result with
 
     --cfg-options model.backbone.init_cfg.type=Pretrained \\
         model.backbone.init_cfg.checkpoint=checkpoints/swin_small.pth
+
+With --whole the heads come along, under the names of mmdet's or mmsegmentation's model: those of a
+Mask R-CNN of torchvision, a Mask2Former of its authors, or any model of OpenMMLab.
 """
 
 from __future__ import annotations
@@ -21,9 +24,14 @@ from swin_ext.utils.errors import UserError
 from swin_ext.utils.files import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from swin_ext.models.swin import SwinBackbone
     from swin_ext.models.weights.swin import ConvertedWeights
 
+RESNET = 'backbone.layer1.'  # how names in a backbone begin that needs no conversion
 # Keys of `swin.ARCHITECTURES`, which takes seconds to import.
 ARCHS = ['tiny', 'small', 'base', 'large', 'v2-tiny', 'v2-small', 'v2-base']
 
@@ -68,6 +76,37 @@ def build_backbone(
     )
 
 
+def convert_backbone_alone(
+    checkpoint: Mapping, arch: str | None, window_size: int | None
+) -> tuple[dict[str, Tensor], str]:
+    """State dict for `SwinBackbone`, and an account of it."""
+    from swin_ext.models.weights.fitting import match_to_model
+    from swin_ext.models.weights.swin import convert_swin_state_dict
+
+    converted = convert_swin_state_dict(checkpoint)
+    backbone = build_backbone(converted, arch, window_size)
+    matched = match_to_model(converted, backbone.state_dict())
+    return matched.state_dict, matched.report()
+
+
+def convert_whole(
+    checkpoint: Mapping, arch: str | None, window_size: int | None
+) -> tuple[dict[str, dict], str]:
+    """Checkpoint for a whole model, with the classes that the file names, and an account of it."""
+    from swin_ext.models.weights.swin import convert_swin_state_dict
+    from swin_ext.models.weights.whole_models import convert_backbone, convert_heads
+
+    state_dict, notes = convert_heads(checkpoint)
+    if arch or window_size or not any(key.startswith(RESNET) for key in state_dict):
+        backbone = build_backbone(convert_swin_state_dict(state_dict), arch, window_size)
+        state_dict, matched = convert_backbone(state_dict, backbone.state_dict())
+        notes.append(matched.report())
+    heads = sorted({key.partition('.')[0] for key in state_dict} - {'backbone'})
+    notes.append(f'{len(state_dict)} tensors, of backbone, {", ".join(heads)}.')
+    meta = {'meta': checkpoint['meta']} if 'meta' in checkpoint else {}
+    return {'state_dict': state_dict, **meta}, '\n'.join(notes)
+
+
 def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('src', type=Path, help='.pth, .pt, .bin, .pkl or .safetensors file')
@@ -82,6 +121,11 @@ def parse_args(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         type=int,
         metavar='TOKENS',
         help='resize the position bias tables of V1 for windows of this side',
+    )
+    parser.add_argument(
+        '--whole',
+        action='store_true',
+        help="keep the heads, under the names of mmdet's or mmsegmentation's model",
     )
     parser.add_argument(
         '--hash',
@@ -99,9 +143,7 @@ def main(argv: list[str] | None = None) -> Path:
     import torch
 
     from swin_ext.checkpoint.weight_files import read_checkpoint
-    from swin_ext.models.weights.fitting import match_to_model
     from swin_ext.models.weights.recognition import SwinWeightsError
-    from swin_ext.models.weights.swin import convert_swin_state_dict
 
     if args.window_size is not None and args.window_size < 1:
         parser.error(f'--window-size is {args.window_size}: it must be positive')
@@ -109,11 +151,10 @@ def main(argv: list[str] | None = None) -> Path:
     try:
         if not args.hash:  # else the name is not known yet
             check_absent(dst, args.overwrite)
-        converted = convert_swin_state_dict(read_checkpoint(args.src))
-        backbone = build_backbone(converted, args.arch, args.window_size)
-        matched = match_to_model(converted, backbone.state_dict())
+        convert = convert_whole if args.whole else convert_backbone_alone
+        converted, report = convert(read_checkpoint(args.src), args.arch, args.window_size)
         content = io.BytesIO()
-        torch.save(matched.state_dict, content)
+        torch.save(converted, content)
         if args.hash:
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
             dst = dst.with_name(f'{dst.stem}-{digest[:8]}{dst.suffix}')
@@ -123,7 +164,7 @@ def main(argv: list[str] | None = None) -> Path:
     except (UserError, OSError, ImportError) as error:
         where = f'{args.src}: ' if isinstance(error, SwinWeightsError) else ''
         parser.error(f'{where}{error}')
-    print(matched.report())
+    print(report)
     print(f'wrote {dst}')
     return dst
 

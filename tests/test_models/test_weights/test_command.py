@@ -1,9 +1,11 @@
 import hashlib
+import pickle
 import re
 
 import pytest
 import torch
 
+from authors_mask2former import AuthorsMask2Former
 from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
 from swin_ext.models.weights import command
 
@@ -131,3 +133,71 @@ def test_no_source(convert, tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert([str(tmp_path / 'none.pth'), str(tmp_path / 'swin.pth')])
     assert 'There is no checkpoint file' in capsys.readouterr().err
+
+
+def to_authors(state_dict):
+    """A Swin of ours under the names of Mask2Former's authors, which are Microsoft's."""
+    renamed = {}
+    for key, tensor in state_dict.items():
+        for ours, theirs in (
+            ('stages.', 'layers.'),
+            ('.w_msa.', '.'),
+            ('patch_embed.projection', 'patch_embed.proj'),
+            ('ffn.layers.0.0', 'mlp.fc1'),
+            ('ffn.layers.1', 'mlp.fc2'),
+        ):
+            key = key.replace(ours, theirs)
+        renamed[f'backbone.{key}'] = tensor
+    return renamed
+
+
+def test_a_whole_mask2former_of_detectron2(convert, tmp_path, capsys):
+    """A file as published: pickled, arrays of NumPy below `model`."""
+    authors = AuthorsMask2Former()
+    backbone = SwinBackbone(arch=ARCH)
+    weights = {**to_authors(backbone.state_dict()), **authors.state_dict()}
+    arrays = {key: tensor.numpy() for key, tensor in weights.items()}
+    source = tmp_path / 'model_final.pkl'
+    source.write_bytes(pickle.dumps({'model': arrays, '__author__': 'third_party'}))
+    dst = convert([str(source), str(tmp_path / 'm2f.pth'), '--whole', '--window-size', '8'])
+    written = torch.load(dst, weights_only=True)['state_dict']
+
+    assert {key.partition('.')[0] for key in written} == {'backbone', 'panoptic_head'}
+    own = {key.partition('.')[2]: t for key, t in written.items() if key.startswith('backbone.')}
+    resized = SwinBackbone(arch=ARCH, window_size=8)
+    resized.load_state_dict(own)
+    table = 'stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
+    assert own[table].shape == (225, 1)
+    qkv = 'stages.1.blocks.0.attn.w_msa.qkv.weight'
+    assert own[qkv].equal(backbone.state_dict()[qkv])
+    key = 'panoptic_head.cls_embed.weight'
+    assert written[key].equal(authors.sem_seg_head.predictor.class_embed.weight)
+    output = capsys.readouterr().out
+    assert "Names of Mask2Former's authors became those of mmdet" in output
+    assert 'of backbone, panoptic_head.' in output
+
+
+def test_a_whole_model_on_a_resnet(convert, tmp_path):
+    weights = {f'backbone.stem.conv1.{leaf}': torch.ones(2) for leaf in ('weight', 'norm.bias')}
+    weights['backbone.res2.0.conv1.weight'] = torch.ones(3)
+    weights.update(AuthorsMask2Former().state_dict())
+    torch.save({'model': weights}, tmp_path / 'r50.pth')
+    dst = convert([str(tmp_path / 'r50.pth'), str(tmp_path / 'm2f.pth'), '--whole'])
+    written = torch.load(dst, weights_only=True)['state_dict']
+    assert {key for key in written if key.startswith('backbone.')} == {
+        'backbone.conv1.weight',
+        'backbone.bn1.bias',
+        'backbone.layer1.0.conv1.weight',
+    }
+
+
+def test_a_whole_model_keeps_its_classes(convert, tmp_path):
+    state_dict = {f'backbone.{k}': v for k, v in SwinBackbone(arch=ARCH).state_dict().items()}
+    state_dict['decode_head.conv_seg.bias'] = torch.arange(3.0)
+    meta = {'dataset_meta': {'classes': ('a', 'b', 'c')}}
+    torch.save({'state_dict': state_dict, 'meta': meta}, tmp_path / 'upernet.pth')
+    dst = convert([str(tmp_path / 'upernet.pth'), str(tmp_path / 'own.pth'), '--whole'])
+    written = torch.load(dst, weights_only=True)
+    assert written['meta'] == meta
+    assert written['state_dict'].keys() == state_dict.keys()
+    assert all(tensor.equal(state_dict[key]) for key, tensor in written['state_dict'].items())
