@@ -231,7 +231,8 @@ def _read_entries(path: Path) -> dict[Case, dict]:
         found = {}
         for entry in entries:
             case = Case(*(entry[field] for field in Case._fields))
-            hash((case, entry['implementation']))
+            if not isinstance(entry['implementation'], str):
+                raise TypeError(f'implementation is {entry["implementation"]}')
             found[case] = entry
         return found
     except (ValueError, KeyError, TypeError) as error:
