@@ -40,6 +40,13 @@ def refusal(problem: Problem) -> str | None:
         return f'windows of {window} x {window} tokens are larger than {MAX_WINDOW} x {MAX_WINDOW}'
     if not HEAD_DIMS[0] <= dim <= HEAD_DIMS[1]:
         return f'heads of {dim} channels are not of {HEAD_DIMS[0]} to {HEAD_DIMS[1]}'
+    if (
+        problem.device.type == 'cuda'
+        and problem.dtype == torch.float32
+        and dim > 32
+        and window > 11
+    ):
+        return f'windows of {window} x {window} tokens of {dim} float32 do not fit shared memory'
     if problem.dropout_p:
         return 'it has no dropout of the attention'
     if is_exported() or any(map(is_open, (*problem.windows.size, *problem.windows.shift))):

@@ -21,26 +21,25 @@ INTERPRETED_PROCESSORS = 1
 
 
 class Tiles(NamedTuple):
-    """How a kernel is cut for a window of up to so many keys; docs/kernels.md says why."""
+    """Queries of a tile, and warps of a program; docs/kernels.md says why these."""
 
     block_q: int
     num_warps: int
 
 
-# (direction, keys of the tile, channels of the tile) -> tiles
+# (direction, keys of a tile) -> tiles. All keys of a window are in one.
 TILES = {
     ('forward', 16): Tiles(16, 1),
     ('forward', 32): Tiles(32, 2),
     ('forward', 64): Tiles(64, 4),
     ('forward', 128): Tiles(64, 4),
-    ('forward', 256): Tiles(64, 8),
+    ('forward', 256): Tiles(32, 8),
     ('backward', 16): Tiles(16, 1),
     ('backward', 32): Tiles(32, 4),
     ('backward', 64): Tiles(64, 8),
     ('backward', 128): Tiles(32, 8),
     ('backward', 256): Tiles(16, 8),
 }
-MAX_TOKENS = 256  # of a window: all keys are in one tile
 
 
 class Geometry(NamedTuple):

@@ -32,6 +32,10 @@ def problem_of(
         (dict(heads=8), 'heads of 12 channels are not of 16 to 64'),
         (dict(heads=1), 'heads of 96 channels are not of 16 to 64'),
         (dict(dropout_p=0.1), 'it has no dropout'),
+        (
+            dict(dtype=torch.float32, window=12, heads=2),
+            'windows of 12 x 12 tokens of 48 float32 do not fit shared memory',
+        ),
         (dict(shape=(1, 4096, 2048, 96)), 'a map of 4096 x 2048 tokens is too large'),
     ],
     ids=str,
