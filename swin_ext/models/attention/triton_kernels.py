@@ -20,6 +20,8 @@ import triton.language as tl
 from swin_ext.models.attention import cosines
 
 MIN_LENGTH = tl.constexpr(cosines.MIN_LENGTH)
+# Images of many sizes shall not compile many variants, for numbers that are 1 or multiples of 16.
+SIZES = ('H', 'W', 'padded_h', 'padded_w', 'shift_h', 'shift_w', 'windows', 'total_windows')
 
 
 @triton.jit
@@ -30,7 +32,7 @@ def _locate(token, window, grid, WINDOW: tl.constexpr):
         Row and column in the map, whether they are in it (and not of its padding, nor of the
         tile's), and a number that tells apart what the shift brought together.
     """
-    H, W, padded_h, padded_w, shift_h, shift_w, _ = grid
+    H, W, padded_h, padded_w, shift_h, shift_w = grid
     across = padded_w // WINDOW
     rolled_y = window // across * WINDOW + token // WINDOW
     rolled_x = window % across * WINDOW + token % WINDOW
@@ -108,7 +110,7 @@ def _exponentials(products, scale, bias, region_q, region_k, SHIFTED: tl.constex
     return tl.exp(logits - tl.max(logits, axis=1)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention_forward(
     qkv,
     padding,
@@ -116,7 +118,13 @@ def attention_forward(
     logit_scale,
     out,
     scale,
-    grid,
+    H,
+    W,
+    padded_h,
+    padded_w,
+    shift_h,
+    shift_w,
+    windows,
     strides,
     total_windows,
     heads,
@@ -136,7 +144,7 @@ def attention_forward(
     query = tl.program_id(2) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     key = tl.arange(0, BLOCK_K)
     channels = heads * DIM
-    H, W, padded_h, padded_w, shift_h, shift_w, windows = grid
+    grid = (H, W, padded_h, padded_w, shift_h, shift_w)
     stride_b, stride_h, stride_w = strides
     bias = _load_bias(table, query, key, head, heads, ACC, WINDOW)
     if COSINE:
@@ -174,7 +182,7 @@ def attention_forward(
         number += tl.num_programs(1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention_backward(
     qkv,
     padding,
@@ -186,7 +194,13 @@ def attention_backward(
     sums_padding,
     sums_scale,
     scale,
-    grid,
+    H,
+    W,
+    padded_h,
+    padded_w,
+    shift_h,
+    shift_w,
+    windows,
     strides,
     total_windows,
     heads,
@@ -219,7 +233,7 @@ def attention_backward(
     channel = tl.arange(0, BLOCK_D)
     is_channel = channel < DIM
     channels = heads * DIM
-    H, W, padded_h, padded_w, shift_h, shift_w, windows = grid
+    grid = (H, W, padded_h, padded_w, shift_h, shift_w)
     stride_b, stride_h, stride_w = strides
     query = tl.program_id(2) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     bias = _load_bias(table, query, key, head, heads, ACC, WINDOW)

@@ -59,7 +59,7 @@ from triton.compiler import ASTSource
 import triton.language as tl
 from swin_ext.models.attention import triton_kernels, triton_launch
 
-TYPES = dict(scale='fp32', grid=('i32',) * 7, strides=('i32',) * 3)
+TYPES = dict(scale='fp32', strides=('i32',) * 3)
 for pointer in ('padding', 'table', 'logit_scale', 'sums_bias', 'sums_padding', 'sums_scale'):
     TYPES[pointer] = '*fp32'
 
