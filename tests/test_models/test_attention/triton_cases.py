@@ -98,7 +98,7 @@ CASES = [
     dict(size=(9, 8), window=8, shift=(4, 4), dim=64),
     dict(size=(11, 10), window=12, shift=(6, 6), dim=32),
     dict(size=(15, 12), window=16, shift=(0, 8), dim=16),
-    dict(size=(16, 16), window=16, shift=(8, 8), dim=64),
+    pytest.param(dict(size=(16, 16), window=16, shift=(8, 8), dim=64), marks=pytest.mark.slow),
     dict(size=(3, 2), window=2, shift=(1, 1), dim=16),
     dict(size=(6, 5), window=5, shift=(2, 2), dim=48),
     # V2
@@ -233,7 +233,7 @@ def test_second_derivatives_are_refused():
 
 
 @pytest.mark.skipif(not triton_launch.IS_INTERPRETED, reason='float64 is for the interpreter')
-@pytest.mark.parametrize('cosine', [False, True])
+@pytest.mark.parametrize('cosine', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_by_differences(cosine):
     torch.manual_seed(0)
     inputs = [draw(1, 3, 5, 48), draw(48), draw(49, 1), 2 + draw(1).abs() if cosine else None]
@@ -245,6 +245,7 @@ def test_gradients_by_differences(cosine):
     assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
 
 
+@pytest.mark.slow
 def test_operators_keep_the_rules_of_pytorch():
     """Schemas, shapes without values, and differentiation, also traced with open sizes."""
     inputs = [torch.randn(1, 3, 5, 48), torch.randn(48), torch.randn(49, 1)]
@@ -363,7 +364,7 @@ def test_backbones_equal_float64(version, kwargs):
         assert relative_error(grad, exact_gradients[name]) <= 1e-4, name
 
 
-@pytest.mark.parametrize('version', ARCHS)
+@pytest.mark.parametrize('version', [pytest.param('v1', marks=pytest.mark.slow), 'v2'])
 def test_autocast(version):
     own, eager = (make_backbone(version, attn_impl=impl) for impl in ('triton', 'eager'))
     images = torch.randn(1, 3, 20, 20, device=DEVICE)
