@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,13 @@ FLOORS = (
     ('utils',),
 )
 APART = 'mmcv_ext'  # is loaded as a part of mmcv
+# Kernels are written in the language of a package that PyTorch brings along for CUDA alone.
+WITHOUT_TRITON = () if importlib.util.find_spec('triton') else ('triton_kernels', 'triton_launch')
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(
     '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts).removesuffix('.__init__')
     for path in PACKAGE.rglob('*.py')
-    if APART not in path.parts and '.mim' not in path.parts
+    if APART not in path.parts and '.mim' not in path.parts and path.stem not in WITHOUT_TRITON
 )
 
 

@@ -8,6 +8,8 @@ same work: random weights, no stochastic depth, no dropout, and four normed, con
 (B, C, H, W) maps, for which those peers that are classifiers get padding to whole patches and
 output norms. Equal parameter counts and output shapes are checked before anything is timed.
 
+Ours takes part once with `attn_impl='auto'`, as `swin_ext`, and once with each of `--attn-impls`.
+
 Modes:
     forward   evaluation mode, without gradients.
     train     training mode; forward, sum of the maps' means, backward, gradients to None. In
@@ -29,6 +31,7 @@ from pathlib import Path
 # Names of what the modules beside this one define, which take seconds to import.
 ARCHS = ['tiny', 'small', 'base', 'large']  # of V1, as the peers here are
 PEERS = ['mmdet', 'timm', 'torchvision', 'hf']
+ATTN_IMPLS = ['eager', 'sdpa', 'triton']
 MODES = ['forward', 'train', 'detector']
 PRECISIONS = ['fp32', 'bf16', 'fp16']
 
@@ -67,6 +70,12 @@ def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.N
     )
     parser.add_argument('--batch', type=positive, default=2, help='images per step (default: 2)')
     parser.add_argument('--peers', nargs='*', choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        '--attn-impls',
+        nargs='*',
+        choices=ATTN_IMPLS,
+        help='ours also with these (default: on CUDA all, on a CPU none)',
+    )
     parser.add_argument('--modes', nargs='+', choices=MODES, default=['forward', 'train'])
     parser.add_argument(
         '--precisions',
@@ -94,6 +103,10 @@ def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.N
         parser.error('--device cuda: PyTorch finds no CUDA device; use --device cpu')
     if args.precisions is None:
         args.precisions = list(PRECISIONS) if args.device == 'cuda' else ['fp32', 'bf16']
+    if args.attn_impls is None:
+        args.attn_impls = list(ATTN_IMPLS) if args.device == 'cuda' else []
+    if args.device == 'cpu' and 'triton' in args.attn_impls:
+        parser.error('--attn-impls triton: for CUDA alone')
     if args.device == 'cpu' and 'fp16' in args.precisions:
         parser.error('--precisions fp16: for CUDA alone; use bf16 on a CPU')
     if 'detector' in args.modes and 'mmdet' not in args.peers:
@@ -138,7 +151,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     )
     print(header(report), flush=True)
 
-    models_per_mode = {mode: 1 + len(peers) for mode in args.modes}
+    models_per_mode = {mode: 1 + len(args.attn_impls) + len(peers) for mode in args.modes}
     if 'detector' in models_per_mode:
         models_per_mode['detector'] = 2
     total = len(args.sizes) * len(args.precisions) * sum(models_per_mode.values()) * args.repeats
@@ -146,7 +159,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
         for size in args.sizes:
             torch.manual_seed(0)
             images = torch.randn(args.batch, 3, *size, device=device)
-            backbones, failures = build_backbones(peers, arch, images)
+            backbones, failures = build_backbones(peers, arch, images, args.attn_impls)
             for mode in args.modes:
                 if mode == 'detector':
                     models, unable = build_detectors(arch, device), {}

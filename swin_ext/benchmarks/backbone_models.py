@@ -158,9 +158,12 @@ def check_same_work(name: str, peer: nn.Module, own: nn.Module, images: Tensor) 
 
 
 def build_backbones(
-    peers: Sequence[str], arch: dict, images: Tensor
+    peers: Sequence[str], arch: dict, images: Tensor, attn_impls: Sequence[str] = ()
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Build ours and the peers for images of one size.
+
+    Args:
+        attn_impls: Implementations of the attention to build ours with once more each.
 
     Returns:
         Models in training mode on the images' device, ours first, and for each peer that cannot
@@ -171,6 +174,10 @@ def build_backbones(
     """
     own = SwinBackbone(arch=arch, window_size=WINDOW, drop_path_rate=0.0).to(images.device)
     models, failures = {OWN: own}, {}
+    for impl in attn_impls:
+        models[f'{OWN} {impl}'] = SwinBackbone(
+            arch=arch, window_size=WINDOW, drop_path_rate=0.0, attn_impl=impl
+        ).to(images.device)
     for name in peers:
         try:
             peer = PEERS[name](arch, tuple(images.shape[2:])).to(images.device)

@@ -1,7 +1,6 @@
 """Attention, blocks and stages of Swin V1.
 
-Feature maps are channels-last, (B, H, W, C); windows are (B * nW, N, C), nW to an image and N
-tokens to a window.
+Feature maps are channels-last, (B, H, W, C); nW windows of N tokens each cover an image.
 """
 
 from __future__ import annotations
@@ -12,23 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swin_ext.models.attention.dispatch import window_attention
-from swin_ext.models.attention.tracing import is_open
-from swin_ext.models.attention.windows import WindowGrid, from_windows, to_windows, window_grid
+from swin_ext.models.attention.position_bias import relative_position_index
+from swin_ext.models.attention.problem import AttentionTerms
+from swin_ext.models.attention.tracing import is_open, is_traced
+from swin_ext.models.attention.windows import Windows
 from swin_ext.models.layers import DropPath, FeedForward
-
-
-def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window, int64 of shape (N, N)."""
-    axis = torch.arange(window)
-    y, x = axis.repeat_interleave(window), axis.repeat(window)  # (N,) each
-    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]  # (N, N), -(window-1)..window-1
-    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
-
-
-def gather_position_bias(table: Tensor, index: Tensor) -> Tensor:
-    """Spread a bias per offset, (M, nH), over pairs of tokens: (nH, N, N)."""
-    bias = table[index.flatten()].view(*index.shape, -1)  # (N, N, nH)
-    return bias.permute(2, 0, 1).contiguous()
 
 
 class WindowAttention(nn.Module):
@@ -54,44 +41,35 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def position_bias(self) -> Tensor:
-        """Relative position bias, (nH, N, N)."""
-        return gather_position_bias(self.relative_position_bias_table, self.relative_position_index)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within windows.
-
-        Args:
-            x: (B * nW, N, C).
-            mask: (nW, 1, N, N), added to the logits.
-
-        Returns:
-            (B * nW, N, C).
-        """
-        B, N, C = x.shape
-        qkv = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads)
-        x = window_attention(
-            qkv,
-            self.position_bias(),
-            mask,
-            self.scale,
-            self.attn_drop_rate if self.training else 0.0,
-            self.attn_impl,
+    def terms(self, x: Tensor) -> AttentionTerms:
+        """What it attends with in a map `x`."""
+        return AttentionTerms(
+            project=self.qkv,
+            padding=self.qkv.bias,
+            table=self.relative_position_bias_table,
+            index=self.relative_position_index,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            logit_scale=None,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
         )
-        return self.proj_drop(self.proj(x.reshape(B, N, C)))
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        attended = window_attention(x, self.terms(x), windows, self.attn_impl)
+        return self.proj_drop(self.proj(attended))
 
 
 class ShiftedWindowAttention(nn.Module):
-    """Cut the map into windows, attend, and put it together again."""
+    """Holds the attention under the name that mmdet's parameters have."""
 
     def __init__(self, w_msa: nn.Module):
         super().__init__()
         self.w_msa = w_msa
 
-    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        windows = self.w_msa(to_windows(x, grid), grid.mask)
-        return from_windows(windows, grid, *x.shape[:3])
+        return self.w_msa(x, windows)
 
 
 class SwinBlock(nn.Module):
@@ -124,14 +102,14 @@ class SwinBlock(nn.Module):
         """Initialise what is no linear layer."""
         trunc_normal_(self.attn.w_msa.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, grid, use_reentrant=False)
-        return self._forward(x, grid)
+            return checkpoint(self._forward, x, windows, use_reentrant=False)
+        return self._forward(x, windows)
 
-    def _forward(self, x, grid):
-        x = self.drop_path(self.attn(self.norm1(x), grid), x)
+    def _forward(self, x, windows):
+        x = self.drop_path(self.attn(self.norm1(x), windows), x)
         return self.drop_path(self.ffn(self.norm2(x)), x)
 
 
@@ -164,17 +142,21 @@ class SwinStage(nn.Module):
             return is_shifted * (self.window // 2)
         return self.window // 2 if size > self.window or self.shift_single_window else 0
 
-    def window_grids(self, x: Tensor) -> tuple[WindowGrid, WindowGrid]:
-        """Grids of the plain and of the shifted blocks, for a map (B, H, W, C)."""
-        H, W = x.shape[1:3]
-        return (
-            window_grid(H, W, self.window, (0, 0), like=x),
-            window_grid(H, W, self.window, (self._shift(H), self._shift(W)), like=x),
+    def windows(self, x: Tensor) -> tuple[Windows, Windows]:
+        """Of the plain and of the shifted blocks, for a map (B, H, W, C)."""
+        size = tuple(x.shape[1:3])
+        both = (
+            Windows(size, self.window, (0, 0)),
+            Windows(size, self.window, tuple(map(self._shift, size))),
         )
+        if is_traced():  # what is made within a checkpoint may not leave it then
+            for windows in both:
+                windows.grid(x)
+        return both
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); downsampling is left to the caller, who needs both."""
-        grids = self.window_grids(x)
+        windows = self.windows(x)
         for j, block in enumerate(self.blocks):
-            x = block(x, grids[j % 2])
+            x = block(x, windows[j % 2])
         return x

@@ -7,6 +7,7 @@ and torchvision's; parameter names are the extension of V1's that `weights.swin`
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swin_ext.models.attention.dispatch import window_attention
-from swin_ext.models.blocks import SwinBlock, gather_position_bias, relative_position_index
+from swin_ext.models.attention.position_bias import relative_position_index
+from swin_ext.models.attention.problem import AttentionTerms
+from swin_ext.models.attention.windows import Windows
+from swin_ext.models.blocks import SwinBlock
 from swin_ext.models.layers import PatchMerging, join_neighbours
 
 # Cosines are multiplied by no more than this (Section 3.2: the temperature is above 0.01).
 MAX_LOGIT_SCALE = 100.0
-# Shorter queries and keys count as zero vectors; the `eps` of `torch.nn.functional.normalize`.
-MIN_LENGTH = 1e-12
 
 
 def log_spaced_offsets(window: int, pretrained_window: int) -> Tensor:
@@ -32,25 +34,6 @@ def log_spaced_offsets(window: int, pretrained_window: int) -> Tensor:
     axis = 8 * torch.arange(1 - window, window).float() / max(pretrained_window - 1, 1)
     axis = axis.sign() * (axis.abs() + 1).log2() / math.log2(8)
     return torch.stack([axis.repeat_interleave(len(axis)), axis.repeat(len(axis))], dim=-1)
-
-
-def scale_to_cosines(qkv: Tensor, logit_scale: Tensor) -> Tensor:
-    """Make products of queries and keys cosines times a scale.
-
-    Args:
-        qkv: (B * nW, N, 3, nH, C / nH).
-        logit_scale: Factor of each head, (nH, 1).
-
-    Returns:
-        `qkv` with keys of length 1 and queries of length `logit_scale`, but for zero vectors.
-    """
-    lengths = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True)  # (B*nW, N, 2, nH, 1)
-    # Keys of padding are zero vectors. A factor of 1 / MIN_LENGTH would leave them so, but it would
-    # also multiply their gradient, which float16 cannot hold.
-    inverse = torch.where(lengths > MIN_LENGTH, lengths.clamp_min(MIN_LENGTH).reciprocal(), 0.0)
-    inverse_q, inverse_k = inverse.split(1, dim=2)
-    factors = [inverse_q * logit_scale, inverse_k, torch.ones_like(inverse_k)]
-    return qkv * torch.cat(factors, dim=2)
 
 
 class WindowAttentionV2(nn.Module):
@@ -92,34 +75,29 @@ class WindowAttentionV2(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def position_bias(self) -> Tensor:
-        """Relative position bias, (nH, N, N), in (0, 16)."""
-        table = 16 * self.cpb_mlp(self.relative_coords_table).sigmoid()  # (M, nH)
-        return gather_position_bias(table, self.relative_position_index)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within windows; see `WindowAttention.forward` of V1."""
-        B, N, C = x.shape
-        qkv_bias = None
+    def terms(self, x: Tensor) -> AttentionTerms:
+        """What it attends with in a map `x`."""
+        bias = None
         if self.q_bias is not None:
-            qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        qkv = qkv.view(B, N, 3, self.num_heads, C // self.num_heads)
-        # Logits reach 116, where float16 has steps of 1/16 and bfloat16 of 1/2: at least float32.
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         with torch.autocast(x.device.type, enabled=False):
+            table = 16 * self.cpb_mlp(self.relative_coords_table).sigmoid()  # (M, nH), in (0, 16)
             logit_scale = self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp()
-            cosine_qkv = scale_to_cosines(
-                qkv.to(torch.promote_types(qkv.dtype, torch.float32)), logit_scale.flatten(1)
-            )
-            out = window_attention(
-                cosine_qkv,
-                self.position_bias(),
-                mask,
-                1.0,
-                self.attn_drop_rate if self.training else 0.0,
-                self.attn_impl,
-            )
-        return self.proj_drop(self.proj(out.reshape(B, N, C).to(qkv.dtype)))
+        return AttentionTerms(
+            project=functools.partial(F.linear, weight=self.qkv.weight, bias=bias),
+            padding=bias,
+            table=table,
+            index=self.relative_position_index,
+            num_heads=self.num_heads,
+            scale=1.0,
+            logit_scale=logit_scale.flatten(),
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+        )
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        attended = window_attention(x, self.terms(x), windows, self.attn_impl)
+        return self.proj_drop(self.proj(attended))
 
 
 class SwinBlockV2(SwinBlock):
@@ -137,8 +115,8 @@ class SwinBlockV2(SwinBlock):
         for parameter in zeros:
             nn.init.zeros_(parameter)
 
-    def _forward(self, x, grid):
-        x = self.drop_path(self.norm1(self.attn(x, grid)), x)
+    def _forward(self, x, windows):
+        x = self.drop_path(self.norm1(self.attn(x, windows)), x)
         return self.drop_path(self.norm2(self.ffn(x)), x)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from swin_ext.benchmarks import backbone
 from swin_ext.benchmarks import backbone_models as models
 from swin_ext.benchmarks import backbone_steps as steps
+from swin_ext.models.attention.dispatch import IMPLEMENTATIONS
 from swin_ext.models.swin import ARCHITECTURES, SwinBackbone
 from swin_ext.models.weights.fitting import match_to_model
 from swin_ext.models.weights.swin import convert_swin_state_dict
@@ -36,6 +37,7 @@ def nano(monkeypatch):
 def test_names_are_those_that_the_modules_define():
     assert backbone.PEERS == list(models.PEERS) == list(models.PACKAGES)
     assert backbone.MODES == list(steps.STEPS)
+    assert backbone.ATTN_IMPLS == list(IMPLEMENTATIONS)
     assert backbone.PRECISIONS == list(steps.PRECISIONS)
     v1 = [name for name in ARCHITECTURES if not name.startswith('v2-')]
     assert backbone.ARCHS == v1
@@ -53,6 +55,24 @@ def benchmark(tmp_path):
         return json.loads(path.read_text())
 
     return run
+
+
+def test_implementations_of_our_attention_take_part(benchmark, monkeypatch):
+    built = []
+
+    class Recorder(SwinBackbone):
+        def __init__(self, *args, attn_impl='auto', **kwargs):
+            built.append(attn_impl)
+            super().__init__(*args, attn_impl=attn_impl, **kwargs)
+
+    monkeypatch.setattr(models, 'SwinBackbone', Recorder)
+    report = benchmark(
+        *'--sizes 33 --peers --attn-impls eager sdpa --precisions fp32 --repeats 1'.split()
+    )
+    assert built == ['auto', 'eager', 'sdpa']
+    for case in report['cases']:
+        assert list(case['models']) == ['swin_ext', 'swin_ext eager', 'swin_ext sdpa']
+        assert all(len(result['times_s']) == 1 for result in case['models'].values())
 
 
 def build_peer(name, size):
@@ -86,7 +106,8 @@ def test_report(benchmark, device, tmp_path, capsys):
     ]
     for case in report['cases']:
         models = case['models']
-        assert list(models) == ['swin_ext', 'mmdet', 'torchvision']
+        own = ['swin_ext', *(f'swin_ext {impl}' for impl in backbone.ATTN_IMPLS)]
+        assert list(models) == [*(own if device == 'cuda' else own[:1]), 'mmdet', 'torchvision']
         own_median = statistics.median(models['swin_ext']['times_s'])
         for result in models.values():
             times = result['times_s']
@@ -378,6 +399,7 @@ def test_detectors_agree():
         (['--sizes', '0'], "'0' is no size"),
         (['--repeats', '0'], "'0' is no positive whole number"),
         (['--device', 'cpu', '--precisions', 'fp16'], 'use bf16 on a CPU'),
+        (['--device', 'cpu', '--attn-impls', 'triton'], 'for CUDA alone'),
         (['--modes', 'detector', '--peers', 'timm'], 'add mmdet to --peers'),
         (['--arch', 'giant'], 'invalid choice'),
         pytest.param(

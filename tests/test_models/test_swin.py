@@ -235,7 +235,7 @@ def test_registered_in_the_root_registry_and_found_from_mmdets_scope():
         (dict(mlp_ratio=-1), 'mlp_ratio=-1 must be a positive number'),
         (dict(drop_path_rate=2), r'drop_path_rate=2 must lie in \[0, 1\]'),
         (dict(drop_rate='0.1'), r"drop_rate='0.1' must lie in \[0, 1\]"),
-        (dict(attn_impl='flash'), "unknown attn_impl 'flash'; choose auto, eager, sdpa"),
+        (dict(attn_impl='flash'), "unknown attn_impl 'flash'; choose auto, eager, sdpa, triton"),
     ],
     ids=str,
 )

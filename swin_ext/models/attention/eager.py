@@ -10,15 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from swin_ext.models.attention.problem import AttentionTerms, Problem
 from swin_ext.models.attention.tracing import may_use_functions
+from swin_ext.models.attention.windowed import attend_in_windows
+from swin_ext.models.attention.windows import Windows
 
 
-def serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether tensors of such a kind can be attended."""
-    return dtype.is_floating_point
+def refusal(problem: Problem) -> str | None:
+    """Why such a problem is not served; None if it is."""
+    return None if problem.dtype.is_floating_point else f'{problem.dtype} is no floating type'
 
 
-def attend(
+def attend(x: Tensor, terms: AttentionTerms, windows: Windows) -> Tensor:
+    """See `windowed.attend_in_windows`."""
+    return attend_in_windows(x, terms, windows, _attend)
+
+
+def _attend(
     qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float, dropout_p: float
 ) -> Tensor:
     """Softmax attention written out in matrix products, with its gradient written out too."""

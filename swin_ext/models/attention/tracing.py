@@ -13,6 +13,13 @@ def is_traced() -> bool:
     return is_compiling() or torch.jit.is_tracing()
 
 
+def is_exported() -> bool:
+    """Whether the graph is for other programs than PyTorch, which have no operators of ours."""
+    # torch.compiler has is_exporting since torch 2.7.
+    is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+    return is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
 def is_open(number: int | torch.SymInt | Tensor) -> bool:
     """Whether an exporter leaves a number open, so that nothing may be decided by it."""
     return not isinstance(number, int)

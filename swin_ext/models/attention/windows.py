@@ -44,6 +44,40 @@ class WindowGrid(NamedTuple):
     tokens_per_window: int
 
 
+class Windows:
+    """How the maps of one stage are cut: by windows of `window` tokens a side, after a shift.
+
+    Attributes:
+        size: (H, W) of the map.
+        shift: Tokens to roll the rows and the columns by.
+        is_kept: Whether the grid may be kept for other maps of this size.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], window: int, shift: tuple[int, int], is_kept: bool = True
+    ):
+        self.size = size
+        self.window = window
+        self.shift = shift
+        self.is_kept = is_kept
+        self._grid = None
+
+    def has_padding(self) -> bool:
+        """Whether windows reach over the map."""
+        return any(side % self.window for side in self.size)
+
+    def grid(self, like: Tensor) -> WindowGrid:
+        """The grid, made when it is first asked for: not every implementation has use for one."""
+        if self._grid is None:
+            cut = (*self.size, self.window, self.shift)
+            self._grid = (
+                window_grid(*cut, like)
+                if self.is_kept
+                else _make_grid(*cut, like.dtype, like.device)
+            )
+        return self._grid
+
+
 def window_grid(H: int, W: int, window: int, shift: tuple[int, int], like: Tensor) -> WindowGrid:
     """Return the grid of an (H, W) map for the device of `like`, with a mask of its dtype.
 
