@@ -21,11 +21,12 @@ from swin_ext.utils.ranks import on_main_process
 
 COST_FILE = 'training_cost.json'
 HUB_KEY = 'training_seconds'
+ROUNDING = 1e-9  # 29 / 49 * 49 is less than 29
 
 
 @HOOKS.register_module()
 class BudgetHook(ParamSchedulerHook):
-    """End a training after `seconds`, and let its schedules go their whole way in that time.
+    """End a training after a time or a number of iterations, with the whole of its schedules.
 
     It takes the place of `ParamSchedulerHook`: `default_hooks.param_scheduler`. The config's
     `max_epochs` or `max_iters` is what schedules are planned for. Once a fraction f of the budget
@@ -42,7 +43,8 @@ class BudgetHook(ParamSchedulerHook):
     process) and `parameters`.
 
     Args:
-        seconds: None to count and to record, without an end of its own.
+        seconds: The budget.
+        iterations: The budget in iterations instead.
         clock: 'wall', or 'cpu' for the processor time of this process, which other programs on the
             same cores hardly change.
 
@@ -53,12 +55,17 @@ class BudgetHook(ParamSchedulerHook):
             would not count.
     """
 
-    def __init__(self, seconds: float | None = None, clock: str = 'wall') -> None:
-        if seconds is not None and not seconds > 0:
-            raise SettingError(f'BudgetHook: seconds={seconds} must be above 0.')
+    def __init__(
+        self, seconds: float | None = None, iterations: int | None = None, clock: str = 'wall'
+    ) -> None:
+        if (seconds is None) == (iterations is None):
+            raise SettingError('BudgetHook: give either seconds or iterations.')
+        for name, value in (('seconds', seconds), ('iterations', iterations)):
+            if value is not None and not value > 0:
+                raise SettingError(f'BudgetHook: {name}={value} must be above 0.')
         if clock not in CLOCKS:
             raise SettingError(f'BudgetHook: clock={clock!r} must be one of {list(CLOCKS)}.')
-        self.seconds, self.clock = seconds, clock
+        self.seconds, self.iterations, self.clock = seconds, iterations, clock
         self._timer: TrainingClock | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -67,13 +74,11 @@ class BudgetHook(ParamSchedulerHook):
                 'BudgetHook takes the place of ParamSchedulerHook: it belongs to '
                 'default_hooks.param_scheduler, not to custom_hooks.'
             )
-        if self.seconds is not None:
-            self._check(runner)
+        self._check(runner)
         saved = runner.message_hub.get_info(HUB_KEY, None) if runner._resume else None
         self._timer = TrainingClock(saved)
         self._plan = runner.max_iters, runner.max_epochs
-        if self.seconds is not None:
-            self._expect_end(runner, runner.iter, self._fraction())
+        self._expect_end(runner, runner.iter, self._fraction(runner.iter))
         self._timer.start()
 
     def before_val(self, runner: Runner) -> None:
@@ -86,18 +91,18 @@ class BudgetHook(ParamSchedulerHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
         self._timer.update()
-        if self.seconds is None:
-            super().after_train_iter(runner, batch_idx, *args, **kwargs)
+        done = runner.iter + 1
+        if get_world_size() > 1 and self.seconds is not None:
+            fraction = on_main_process(self._fraction, done)
         else:
-            fraction = on_main_process(self._fraction) if get_world_size() > 1 else self._fraction()
-            if fraction < 1:  # the last iteration has the end of the schedule
-                self._schedule(runner, fraction)
-            self._expect_end(runner, runner.iter + 1, fraction)
+            fraction = self._fraction(done)
+        if fraction < 1:  # the last iteration has the end of the schedule
+            self._schedule(runner, fraction)
+        self._expect_end(runner, done, fraction)
         runner.message_hub.update_info(HUB_KEY, dict(self._timer.seconds))
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self.seconds is None:
-            super().after_train_epoch(runner)
+        """Schedules in epochs have been stepped with the others."""
 
     def after_train(self, runner: Runner) -> None:
         self._timer.pause()
@@ -112,7 +117,7 @@ class BudgetHook(ParamSchedulerHook):
                 'iteration. Set train_cfg.type=EpochTrainLoopWithIterVal (max_epochs) or '
                 'ResumableIterTrainLoop (max_iters).'
             )
-        if self.clock == 'cpu':
+        if self.clock == 'cpu' and self.seconds is not None:
             workers = getattr(loop.dataloader, 'num_workers', 0)
             others = dict(
                 ranks=get_world_size() - 1,
@@ -127,14 +132,19 @@ class BudgetHook(ParamSchedulerHook):
                     "persistent_workers=False and train on one CPU process; or clock='wall'."
                 )
 
-    def _fraction(self) -> float:
+    def _fraction(self, done: int) -> float:
+        if self.iterations is not None:
+            return done / self.iterations
         return self._timer.seconds[self.clock] / self.seconds
 
     def _schedule(self, runner: Runner, fraction: float) -> None:
         """Step all schedules to their place, in turn, as they may build upon each other."""
         max_iters, max_epochs = self._plan
         places = [
-            (scheduler, int(fraction * (max_epochs if scheduler.by_epoch else max_iters)))
+            (
+                scheduler,
+                int(fraction * (max_epochs if scheduler.by_epoch else max_iters) + ROUNDING),
+            )
             for scheduler in schedulers_of(runner)
             if not getattr(scheduler, 'need_val_args', False)
         ]
@@ -151,7 +161,7 @@ class BudgetHook(ParamSchedulerHook):
             loop._max_iters, loop.stop_training = done, True
         else:
             expected = done / fraction if fraction else self._plan[0]
-            loop._max_iters = max(done + 2, math.ceil(expected))
+            loop._max_iters = max(done + 1, math.ceil(expected))
         if isinstance(loop, EpochBasedTrainLoop):
             loop._max_epochs = runner.epoch + (1 if is_over else 2)
 

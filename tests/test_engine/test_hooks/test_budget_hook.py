@@ -43,7 +43,8 @@ class FakeTime(Hook):
 
 def train(work_dir, seconds, clock='wall', schedulers=None, stop_at=None, resume=False, **kwargs):
     time = FakeTime(stop_at)
-    budget = dict(param_scheduler=dict(type='BudgetHook', seconds=seconds, clock=clock))
+    unit = dict(iterations=seconds) if clock == 'iterations' else dict(seconds=seconds, clock=clock)
+    budget = dict(param_scheduler=dict(type='BudgetHook', **unit))
     runner = make_runner(work_dir, default_hooks=budget, hooks=[time], resume=resume, **kwargs)
     runner.param_schedulers = schedulers or [
         dict(type='CosineAnnealingLR', by_epoch=False, T_max=20, begin=0, end=20)
@@ -108,12 +109,14 @@ def test_a_finished_training_is_not_prolonged(tmp_path):
     assert runner.iter == 5 and time.rates == []
 
 
-def test_without_a_budget_it_only_counts(tmp_path):
-    runner, time = train(tmp_path, None)
-    plain_rates = [0.01 * (1 + math.cos(math.pi * i / 20)) / 2 for i in range(20)]
-    assert runner.iter == 20
-    assert time.rates == pytest.approx(plain_rates, abs=1e-9)
-    assert json.loads((tmp_path / 'training_cost.json').read_text())['wall_s'] == 20
+@pytest.mark.parametrize('iterations', [10, 20, 49])
+def test_a_budget_of_iterations(tmp_path, iterations):
+    runner, time = train(tmp_path, iterations, 'iterations')
+    assert runner.iter == runner.max_iters == iterations
+    places = [20 * iteration // iterations for iteration in range(iterations)]
+    expected = [0.01 * (1 + math.cos(math.pi * place / 20)) / 2 for place in places]
+    assert time.rates == pytest.approx(expected, abs=1e-9)
+    assert json.loads((tmp_path / 'training_cost.json').read_text())['wall_s'] == iterations
 
 
 def test_plateaus_are_left_to_validations(tmp_path):
@@ -132,6 +135,9 @@ def test_plateaus_are_left_to_validations(tmp_path):
     [
         (dict(seconds=0), 'seconds=0 must be above 0'),
         (dict(seconds=-3.0), 'seconds=-3.0 must be above 0'),
+        (dict(iterations=0), 'iterations=0 must be above 0'),
+        (dict(), 'either seconds or iterations'),
+        (dict(seconds=1, iterations=1), 'either seconds or iterations'),
         (dict(seconds=1, clock='sun'), "clock='sun' must be one of"),
     ],
 )
