@@ -29,8 +29,8 @@ NOTE = (
     'mAP and AP50 are of masks; Dice and HD95 means over slices, then over classes. In brackets: '
     'intervals of 95 % by bootstrap over {unit}s and seeds, which are drawn anew together. Paired '
     'tests: each figure of each {unit} alone, mean over seeds; sign-flip permutation test of the '
-    'mean difference, two-sided; Holm corrects for all pairs of configs in a figure. With less than '
-    '6 {unit}s, no difference can reach p < 0.05.'
+    'mean difference, two-sided; Holm corrects for all pairs of configs in a figure. With less '
+    'than 6 {unit}s, no difference can reach p < 0.05.'
 )
 
 
