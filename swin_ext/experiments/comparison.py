@@ -121,11 +121,11 @@ def prepare(configs: dict[str, Path], budget: Budget, args: argparse.Namespace, 
     loaded = {name: rc.load_config(path, args.cfg_options) for name, path in configs.items()}
     splits = ('train', 'val') if args.folds else ('train', 'test')
     files = {
-        name: {split: rc.annotation_files(cfg, [split]) for split in splits}
+        name: {split: rc.existing_files(cfg, [split]) for split in splits}
         for name, cfg in loaded.items()
     }
     digests = {
-        name: {split: [sha256_of(_existing(p)) for p in paths] for split, paths in of.items()}
+        name: {split: [sha256_of(path) for path in paths] for split, paths in of.items()}
         for name, of in files.items()
     }
     first = next(iter(configs))
@@ -151,7 +151,8 @@ def prepare(configs: dict[str, Path], budget: Budget, args: argparse.Namespace, 
         return plan
     tested = _tested(files[first], args, out)
     runs = []
-    for name, seed, (fold, (train, test)) in product(loaded, range(args.seeds), tested.items()):
+    # Seeds last, so that there is something to compare early.
+    for seed, name, (fold, (train, test)) in product(range(args.seeds), loaded, tested.items()):
         suffix = '' if fold is None else f'_fold{fold}'
         about = dict(config=name, seed=seed, fold=fold, annotations=str(test.resolve()))
         run = Run(f'{name}_seed{seed}{suffix}', about)
@@ -188,15 +189,6 @@ def _tested(
     images = read_coco_file(test, text_ids=True).content['images']
     unit_of_images(images, args.by, str(test))  # unknown patients are refused before the training
     return {None: (None, test)}
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ExperimentError(
-            f'Annotation file {path.resolve()} does not exist. Set data_root by --cfg-options '
-            'data_root=... or the environment variable CMR_DATA.'
-        )
-    return path
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn import functional

@@ -54,7 +54,7 @@ def annotation_files(cfg: Config, splits: Sequence[str]) -> list[Path]:
     Raises:
         ExperimentError: If a data set has none.
     """
-    paths = {}
+    paths: dict[Path, None] = {}
     for split in splits:
         for dataset in data_sets(cfg, split):
             if not dataset.get('ann_file'):
@@ -67,6 +67,24 @@ def annotation_files(cfg: Config, splits: Sequence[str]) -> list[Path]:
             root = dataset.get('data_root') or cfg.get('data_root') or ''
             paths[path if path.is_absolute() else Path(root, path)] = None
     return list(paths)
+
+
+def existing_files(cfg: Config, splits: Sequence[str]) -> list[Path]:
+    """Like `annotation_files`.
+
+    Raises:
+        ExperimentError: If there is none, or one that does not exist.
+    """
+    paths = annotation_files(cfg, splits)
+    for path in paths:
+        if not path.is_file():
+            raise ExperimentError(
+                f'Annotation file {path.resolve()} does not exist. Set data_root by --cfg-options '
+                'data_root=... or the environment variable CMR_DATA.'
+            )
+    if not paths:
+        raise ExperimentError(f'{cfg.filename}: has no data set for {" or ".join(splits)}.')
+    return paths
 
 
 def use_fold(cfg: Config, train: Path, val: Path) -> None:
@@ -131,6 +149,11 @@ def keep_predictions(cfg: Config, folder: Path) -> None:
         if str(evaluator.type).rpartition('.')[2] == 'FastCocoMetric':
             evaluator.outfile_prefix = str(folder.resolve() / PREDICTIONS)
     cfg.test_evaluator = evaluators
+    keep_results(cfg)
+
+
+def keep_results(cfg: Config) -> None:
+    """Let the test write `results.json`."""
     hooks = cfg.get('custom_hooks') or []
     if not any(str(hook.get('type')).endswith('ResultsTableHook') for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='ResultsTableHook')]

@@ -119,8 +119,7 @@ def execute(runs: Sequence[Run], out: Path, launcher: str = 'none', weights: str
 
 def launch(folder: Path, launcher: str, weights: str) -> None:
     """Run the worker in a process of its own; see `execute` for what is raised."""
-    command = [sys.executable, '-u', '-m', 'swin_ext.experiments.worker', str(folder)]
-    command += ['--launcher', launcher, '--weights', weights]
+    command = command_of(folder, launcher, weights)
     rank = os.environ.get('SLURM_PROCID', '0') if launcher == 'slurm' else '0'
     log = folder / (LOG if rank == '0' else f'rank_{rank}_{LOG}')
     with open(log, 'ab') as file:
@@ -142,6 +141,11 @@ def launch(folder: Path, launcher: str, weights: str) -> None:
         + '\nStart again when it is mended: what is finished stays, and it goes on from its last '
         'checkpoint.'
     )
+
+
+def command_of(folder: Path, launcher: str, weights: str) -> list[str]:
+    command = [sys.executable, '-u', '-m', 'swin_ext.experiments.worker', str(folder)]
+    return [*command, '--launcher', launcher, '--weights', weights]
 
 
 def _wait(process: subprocess.Popen) -> int:

@@ -9,11 +9,17 @@ with what the test wrote, and `finished.json`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 CONFIG, FINISHED, TEST = 'config.py', 'finished.json', 'test'
+_count = itertools.count()
 
 
 def run(folder: Path, launcher: str = 'none', weights: str = 'last') -> None:
@@ -44,8 +50,8 @@ def run(folder: Path, launcher: str = 'none', weights: str = 'last') -> None:
             json.dump(dict(checkpoint=checkpoint.name, iterations=iterations), file)
 
 
-def build(folder: Path, work_dir: Path, launcher: str, stage: str, **changes):
-    """A runner of the run's config."""
+def build(folder: Path, work_dir: Path, launcher: str, stage: str, **changes: Any) -> Runner:
+    """A runner of the run's config with changes."""
     from mmengine.config import Config
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
@@ -54,7 +60,7 @@ def build(folder: Path, work_dir: Path, launcher: str, stage: str, **changes):
     cfg.merge_from_dict(changes)
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
     # MMEngine keeps one of each name in a process, with the folder that it writes to.
-    cfg.experiment_name = f'{folder.parent.name}_{folder.name}_{stage}'
+    cfg.experiment_name = f'{folder.name}_{stage}_{next(_count)}'
     if cfg.get('visualizer'):
         cfg.visualizer.name = cfg.experiment_name
     return RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
