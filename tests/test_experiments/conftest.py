@@ -29,6 +29,15 @@ custom_hooks = [dict(type='ClassCheckHook')]
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 log_level = 'ERROR'
 """
+TINY_UNET = f"""
+_base_ = [{str(CONFIGS / 'unet' / 'unet_monai-basic_cmr.py')!r}]
+image_scale = (64, 64)
+max_epochs = 3
+model = dict(network_args=dict(features=(4, 4, 8, 8, 16, 4)))
+custom_hooks = [dict(type='ClassCheckHook')]
+optim_wrapper = dict(optimizer=dict(lr=3e-2))
+log_level = 'ERROR'
+"""
 
 
 @pytest.fixture(scope='session')
@@ -44,6 +53,14 @@ def phantom(tmp_path_factory) -> Path:
 def tiny_config(tmp_path) -> Path:
     path = tmp_path / 'tiny.py'
     path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_unet(tmp_path) -> Path:
+    """Quicker than a detector, and finds something after a few iterations."""
+    path = tmp_path / 'tiny_unet.py'
+    path.write_text(TINY_UNET)
     return path
 
 

@@ -37,8 +37,8 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture
-def config(tiny_config):
-    return tiny_config
+def config(tiny_unet):
+    return tiny_unet
 
 
 def test_a_fold_alone(config, phantom, out, launches, capsys):
@@ -67,6 +67,7 @@ def test_gathering_says_what_is_missing(config, phantom, out, launches, capsys):
     content = read(out / 'cross_validation.json')
     assert content['missing'] == ['fold_0'] and len(content['folds']) == 1
     assert content['summary']['cmr/dice']['sd'] is None
+    assert content['summary']['cmr/dice']['mean'] > 0.02
 
 
 def test_interrupted_between_training_and_test(config, phantom, out, launches):
