@@ -32,6 +32,10 @@ NOTE = (
     'mean difference, two-sided; Holm corrects for all pairs of configs in a figure. With less '
     'than 6 {unit}s, no difference can reach p < 0.05.'
 )
+ONE_UNIT = (
+    '**One {unit} was tested**: intervals tell of seeds alone, and nothing can be said of other '
+    '{unit}s. Take --folds.'
+)
 
 
 def write_comparison(plan: Plan, out: Path, budget: Budget, by: str) -> dict:
@@ -70,6 +74,7 @@ def write_comparison(plan: Plan, out: Path, budget: Budget, by: str) -> dict:
             to_markdown(test_table(content)),
             verdict(content),
             NOTE.format(unit=by),
+            *([ONE_UNIT.format(unit=by)] if len(units) == 1 else []),
         ]
     )
     with replacing_text(out / 'comparison.md') as file:
