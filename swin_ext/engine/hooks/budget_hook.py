@@ -46,7 +46,7 @@ class BudgetHook(ParamSchedulerHook):
         seconds: The budget.
         iterations: The budget in iterations instead.
         clock: 'wall', or 'cpu' for the processor time of this process, which other programs on the
-            same cores hardly change.
+            same cores change less, though they slow it through caches and shared cores.
 
     Raises:
         SettingError: If an argument is out of its range; at the start of training, if it is not in
