@@ -16,7 +16,7 @@ PACKAGE = Path(swin_ext.__file__).parent
 
 # A room imports from floors below its own, never from a room beside or above it.
 FLOORS = (
-    ('preflight', 'benchmarks'),
+    ('preflight', 'benchmarks', 'experiments'),
     ('engine', 'inference'),
     ('config',),
     ('models', 'datasets', 'conversion', 'evaluation'),

@@ -66,6 +66,7 @@ def make_runner(
     metric=None,
     payload=1000,
     runner_type=SwinExtRunner,
+    default_hooks=None,
     **kwargs,
 ) -> Runner:
     """Ten iterations an epoch; without upstream's report of the environment, which takes long."""
@@ -96,7 +97,8 @@ def make_runner(
         param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=8)],
         default_hooks=dict(
             checkpoint=checkpoint
-            or dict(type='AtomicCheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=2)
+            or dict(type='AtomicCheckpointHook', by_epoch=False, interval=4, max_keep_ckpts=2),
+            **(default_hooks or {}),
         ),
         custom_hooks=list(hooks),
         randomness=dict(seed=0),

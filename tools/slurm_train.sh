@@ -50,8 +50,14 @@ task=\${SLURM_ARRAY_TASK_ID:-}
 arguments=($(printf '%q ' "$@"))
 work_dir=$(printf '%q' "$work_dir")
 work_dir=\${work_dir//%a/\$task}
-options=(--launcher slurm --work-dir "\$work_dir")
-[[ $(printf '%q' "$script") == *test.py || ! -e \$work_dir/last_checkpoint ]] || options+=(--resume)
+options=(--launcher slurm)
+case $(printf '%q' "$script") in
+    *cross_validate.py|*compare.py) ;;  # see to their folders themselves, and go on
+    *test.py) options+=(--work-dir "\$work_dir") ;;
+    *)
+        options+=(--work-dir "\$work_dir")
+        [ ! -e "\$work_dir/last_checkpoint" ] || options+=(--resume) ;;
+esac
 srun --kill-on-bad-exit=1 --open-mode=append --output=$(printf '%q' "$logs")/%j_%t.log \\
     ${PYTHON:-python} -u $(printf '%q' "$script") "\${arguments[@]//%a/\$task}" "\${options[@]}"
 JOB

@@ -1,6 +1,6 @@
 """Each config that is shipped: whole, of the published shape, and able to train and to find.
 
-Configs of MMSegmentation (`default_scope='mmseg'`) have tests of their own.
+Configs of MMSegmentation (`default_scope='mmseg'`) and U-Nets of MONAI have tests of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UPSTREAM = Path(mmdet.__file__).parent / '.mim/configs'
 PATHS = {
     str(path.relative_to(CONFIGS)): path
     for path in sorted(CONFIGS.rglob('*.py'))
-    if '_base_' not in path.parts and 'upernet' not in path.parts
+    if not {'_base_', 'upernet', 'unet'}.intersection(path.parts)
 }
 
 

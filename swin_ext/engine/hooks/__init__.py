@@ -2,6 +2,7 @@ from swin_ext.engine.hooks.adapt_checkpoint_hook import AdaptCheckpointHook
 from swin_ext.engine.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 from swin_ext.engine.hooks.backbone_freeze_hook import BackboneFreezeHook
 from swin_ext.engine.hooks.best_checkpoint_hook import BestCheckpointHook
+from swin_ext.engine.hooks.budget_hook import BudgetHook
 from swin_ext.engine.hooks.class_check_hook import ClassCheckHook
 from swin_ext.engine.hooks.early_stopping_hook import ResumableEarlyStoppingHook
 from swin_ext.engine.hooks.gpu_stats_hook import GPUStatsHook
@@ -18,6 +19,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'BackboneFreezeHook',
     'BestCheckpointHook',
+    'BudgetHook',
     'ClassCheckHook',
     'GPUStatsHook',
     'HistoryHook',
