@@ -4,7 +4,7 @@ from swin_ext import registration_without_mmdet
 from swin_ext.datasets import cmr, coco
 from swin_ext.datasets.transforms import cmr_augmentations
 from swin_ext.evaluation import cmr_metric, fast_coco_metric
-from swin_ext.models import mask2former
+from swin_ext.models import mask2former, pixel_mask_roi_head
 
 __all__ = [
     'cmr',
@@ -13,5 +13,6 @@ __all__ = [
     'coco',
     'fast_coco_metric',
     'mask2former',
+    'pixel_mask_roi_head',
     'registration_without_mmdet',
 ]

@@ -25,6 +25,7 @@ from torchvision.ops import roi_align
 
 from swin_ext.inference.export.suppression import grouped_nms
 from swin_ext.inference.model import ModelError
+from swin_ext.models.pixel_mask_roi_head import PixelMaskRoIHead
 
 NOTHING = -1.0  # score of a place without a box
 
@@ -85,13 +86,21 @@ class TwoStageForward(nn.Module):
         boxes, scores, labels = boxes[image, place], scores[image, place], labels[image, place]
         head = self.detector.roi_head
         rois = torch.cat((image[:, None].to(boxes), boxes), dim=1)
-        masks = head.mask_head(pool(head.mask_roi_extractor, maps, rois)).sigmoid()
+        masks = self.draw(maps, rois).sigmoid()
         if head.mask_head.class_agnostic:
             masks = masks[:, 0]
         else:
             masks = masks.gather(1, labels[:, None, None, None].expand(-1, 1, *masks.shape[2:]))
             masks = masks[:, 0]
         return Detections(image, labels, scores, boxes, masks)
+
+    def draw(self, maps: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        """Mask logits (N, classes, S, S) of RoIs (N, 5)."""
+        head = self.detector.roi_head
+        if isinstance(head, PixelMaskRoIHead):
+            logits = head.pixel_logits(maps)
+            return align(head.mask_roi_extractor.roi_layers[0], logits, rois, head.upsampling)
+        return head.mask_head(pool(head.mask_roi_extractor, maps, rois))
 
     def propose(self, maps: tuple[Tensor, ...], size: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, P, 4) by falling score, and whether each is one (B, P)."""
@@ -199,16 +208,20 @@ def pool(extractor: SingleRoIExtractor, maps: tuple[Tensor, ...], rois: Tensor) 
     features = maps[0].new_zeros((rois.shape[0], extractor.out_channels, *layers[0].output_size))
     for level, layer in enumerate(layers):
         places = (levels == level).nonzero()[:, 0]
-        pooled = roi_align(
-            maps[level],
-            rois[places],
-            layer.output_size,
-            layer.spatial_scale,
-            layer.sampling_ratio,
-            layer.aligned,
-        )
-        features = features.index_put((places,), pooled)
+        features = features.index_put((places,), align(layer, maps[level], rois[places]))
     return features
+
+
+def align(layer: nn.Module, features: Tensor, rois: Tensor, upsampling: int = 1) -> Tensor:
+    """RoIAlign with the settings of mmcv's layer, on a map that is `upsampling` times as large."""
+    return roi_align(
+        features,
+        rois,
+        layer.output_size,
+        layer.spatial_scale * upsampling,
+        layer.sampling_ratio,
+        layer.aligned,
+    )
 
 
 def check_kinds(detector: nn.Module, name: str) -> None:
@@ -227,7 +240,9 @@ def check_kinds(detector: nn.Module, name: str) -> None:
     require(detector, TwoStageDetector)
     require(detector.rpn_head, RPNHead, use_sigmoid_cls=True)
     require(detector.rpn_head.prior_generator, AnchorGenerator)
-    require(detector.roi_head, StandardRoIHead, share_roi_extractor=False)
+    kind = type(detector.roi_head)
+    kind = kind if kind is PixelMaskRoIHead else StandardRoIHead
+    require(detector.roi_head, kind, share_roi_extractor=False)
     bbox_head = detector.roi_head.bbox_head
     if not isinstance(bbox_head, ConvFCBBoxHead):
         require(bbox_head, ConvFCBBoxHead)
