@@ -3,7 +3,8 @@
 A case is what speed depends on: device, types, direction, channels, heads, window, whether there is
 a shift and padding, and the number of windows to a power of two, so that images of many sizes make
 few cases. On a CPU, small maps take the default, and the first large map of each type and direction
-answers for all large ones.
+answers for all large ones: by default with advice alone, for there a resumed run computes what the
+uninterrupted one would have to the last bit, and a choice by the clock could round otherwise.
 
 Ranks of a distributed run agree: the first one to have measured a case writes its choice into the
 key-value store that the group was formed with, and the others read it there. They do not wait for
@@ -165,13 +166,17 @@ class Choices:
         if store is not None and store.check([key]):
             return store.get(key).decode()
         times = measure()
-        name = fastest(times)
+        name = best = fastest(times)
+        if case.device == 'cpu' and self._path is None:
+            name = DEFAULT
         if store is not None:
             name = store.compare_set(key, '', name).decode()
         in_ms = {other: round(1e3 * t, 4) for other, t in times.items()}
+        advice = f'; attn_impl={best!r} is faster here' if name == DEFAULT != best else ''
         print_log(
             f'attn_impl={name!r} is chosen for {_in_words(case)}: '
-            + ', '.join(f'{other} {ms:.2f} ms' for other, ms in in_ms.items()),
+            + ', '.join(f'{other} {ms:.2f} ms' for other, ms in in_ms.items())
+            + advice,
             'current',
         )
         if self._path is not None and is_main_process():

@@ -65,9 +65,9 @@ def test_fastest(times, expected):
     assert fastest(times) == expected
 
 
-def test_each_case_is_measured_once():
+def test_each_case_is_measured_once(tmp_path):
     clock = Clock(**SDPA_WINS)
-    chooser = Choices(measure=clock)
+    chooser = Choices(tmp_path / 'choices.json', clock)
     for _ in range(3):
         assert choose(chooser, problem_of()) == 'sdpa'
     (call,) = clock.calls
@@ -79,6 +79,17 @@ def test_each_case_is_measured_once():
     assert choose(chooser, problem_of(), cosine=True) == 'eager'
     assert choose(chooser, problem_of(dtype=torch.bfloat16)) == 'eager'
     assert [call[1] for call in clock.calls] == [False, True, False, False]
+
+
+def test_without_a_file_a_cpu_gets_advice_alone(monkeypatch):
+    """A resumed run computes the same to the last bit, whatever the clock says."""
+    told, clock = [], Clock(**SDPA_WINS)
+    monkeypatch.setattr(choices, 'print_log', lambda text, *_: told.append(text))
+    chooser = Choices(measure=clock)
+    assert [choose(chooser, problem_of()) for _ in range(3)] == ['eager'] * 3
+    assert len(clock.calls) == 1
+    (line,) = told
+    assert "attn_impl='eager' is chosen" in line and "'sdpa' is faster here" in line
 
 
 def test_what_is_not_measured():
@@ -95,8 +106,8 @@ def test_what_is_not_measured():
     assert clock.calls == []
 
 
-def test_nothing_is_kept_where_nothing_was_measured():
-    chooser = Choices(measure=Clock(**SDPA_WINS))
+def test_nothing_is_kept_where_nothing_was_measured(tmp_path):
+    chooser = Choices(tmp_path / 'choices.json', Clock(**SDPA_WINS))
     torch.use_deterministic_algorithms(True)
     try:
         choose(chooser, problem_of())
@@ -157,14 +168,14 @@ def test_a_map_too_large_for_the_others_of_its_case(cuda, monkeypatch):
     assert choose(chooser, problem) == 'eager'
 
 
-def test_threads_measure_once():
+def test_threads_measure_once(tmp_path):
     clock = Clock(**SDPA_WINS)
 
     def slow(*args):
         time.sleep(0.05)
         return clock(*args)
 
-    chooser, found = Choices(measure=slow), []
+    chooser, found = Choices(tmp_path / 'choices.json', slow), []
     threads = [
         threading.Thread(target=lambda: found.append(choose(chooser, problem_of())))
         for _ in range(4)
@@ -315,10 +326,10 @@ def make_backbone(**kwargs):
 
 
 @pytest.fixture
-def chooser(monkeypatch):
+def chooser(monkeypatch, tmp_path):
     """What a model asks: measures maps of any size, and takes what the fake clock says."""
     monkeypatch.setattr(choices, 'LARGE_ON_CPU', 0)
-    chooser = Choices(measure=Clock(**SDPA_WINS))
+    chooser = Choices(tmp_path / 'choices.json', Clock(**SDPA_WINS))
     monkeypatch.setattr(dispatch, 'shared_choices', lambda: chooser)
     return chooser
 
