@@ -69,8 +69,8 @@ class SwinBackbone(BaseModule):
             bicubically to the size of the map.
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, n = 1..4 the first n
             stages too.
-        attn_impl: 'eager', 'sdpa', 'triton', or 'auto' for the fastest on the device at hand, which
-            is measured where that pays. 'triton' is for CUDA; what it does not serve is left to
+        attn_impl: 'eager', 'sdpa', 'triton', or 'auto' for the fastest on the GPU at hand, which is
+            measured; on a CPU 'eager'. 'triton' is for CUDA; what it does not serve is left to
             'auto', with the reason in the log. See docs/kernels.md.
         with_cp: Recompute block activations in the backward pass to save memory.
 
