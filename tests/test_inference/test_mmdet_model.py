@@ -36,8 +36,8 @@ def tested(tiny_model):
     keep = Keep()
     runner.register_hook(keep)
     runner.test()
-    assert len(keep.found) == 8 and all(len(found) > 5 for found in keep.found.values())
-    assert len({int(label) for found in keep.found.values() for label in found.labels}) > 1
+    assert len(keep.found) == 8
+    assert all(set(found.labels.tolist()) == {0, 1, 2} for found in keep.found.values())
     return keep.found
 
 
@@ -73,7 +73,7 @@ def test_det_inferencer_where_nothing_else_was_imported(tiny_model):
         [sys.executable, '-W', 'ignore', '-c', program], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split('number')[-1]) > 5
+    assert int(done.stdout.split('number')[-1]) >= 3  # structures of each image
 
 
 def test_init_detector_with_the_config_of_the_file(tiny_model, tested):

@@ -124,9 +124,10 @@ def test_workers_outlive_the_signal(tmp_path, number):
 def test_workers_end_with_the_training(tmp_path):
     runner, _ = train(tmp_path, num_workers=2, custom_hooks=[HOOK])
     iterator = iter(runner.build_dataloader(runner._train_dataloader or runner.train_dataloader))
-    worker = iterator._workers[0] if hasattr(iterator, '_workers') else None
-    if worker is None:  # a generator: workers start with the first batch
-        next(iterator)
+    next(iterator)  # from a worker that has started, and knows what to do with signals
+    if hasattr(iterator, '_workers'):
+        worker = iterator._workers[0]
+    else:
         (worker, *_) = multiprocessing.active_children()
     worker.terminate()
     worker.join(5)
