@@ -32,7 +32,8 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt) swin_ext/mmcv_ext/_ext.py
 	@echo '==> Installing into $(VENV)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e '.[tests]'
+	# Compiled once here: with PYTHONDONTWRITEBYTECODE, each start would compile PyTorch and mmdet anew.
+	$(BIN)/uv pip install --python $(BIN)/python -c $(CONSTRAINTS) --compile-bytecode -e '.[tests]'
 	@touch $@
 
 $(DATA)/phantom.json: $(INSTALLED) tools/make_cmr_phantom.py
