@@ -24,6 +24,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from swin_ext.coco.categories import category_ids
+from swin_ext.coco.file_names import leaves_folder
 from swin_ext.coco.masks import to_rle
 from swin_ext.coco.reading import read_coco_file
 from swin_ext.conversion.errors import ArgumentError
@@ -192,7 +193,7 @@ def _check_names(contents: dict[str, dict], images: Path) -> str:
         for image in content['images']:
             name = PurePosixPath(image['file_name'])
             where = f'{split}.json: image {image["id"]} ({image["file_name"]})'
-            if name.is_absolute() or '..' in name.parts:
+            if leaves_folder(image['file_name']):
                 raise SemanticLabelError(f'{where} lies outside of {images}.')
             if not (images / name).is_file():
                 raise SemanticLabelError(f'{where} is no file in {images}.')

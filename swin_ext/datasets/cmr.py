@@ -17,6 +17,7 @@ from mmengine.utils import is_abs
 from swin_ext.coco.categories import category_ids, suggest_names
 from swin_ext.coco.checks import Finding, check_content, compare_splits, complete_severities
 from swin_ext.coco.errors import AnnotationError
+from swin_ext.coco.file_names import leaves_folder
 from swin_ext.coco.index import read_table
 from swin_ext.coco.reading import (
     REPORTED_PROBLEMS,
@@ -31,7 +32,6 @@ from swin_ext.datasets.errors import DatasetError
 from swin_ext.datasets.image_files import (
     find_image_problem,
     find_unreadable,
-    leaves_folder,
     size_problem,
 )
 from swin_ext.datasets.items import Items

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import os.path as osp
-import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath, PureWindowsPath
 
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -14,29 +12,12 @@ from tqdm import tqdm
 from swin_ext.datasets.errors import DatasetError
 from swin_ext.images.reading import ImageReadError, read_frame
 
-_SURELY_INSIDE = re.compile(r'[^/\\:][^\\:]*')  # below the folder on any system, unless by `..`
 PIL_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
 
 def place_in_file(image: dict) -> dict:
     """Return `slice_index` and `frame_index` of an image entry as far as it has them."""
     return {key: image[key] for key in ('slice_index', 'frame_index') if image.get(key) is not None}
-
-
-def leaves_folder(file_name: str) -> bool:
-    """Whether a `file_name` may lie elsewhere than in the folder it is relative to.
-
-    An annotation file from someone else must not have the pictures of a run show other files.
-    Links in the folder are followed: who can make them could have put the files there.
-    """
-    if _SURELY_INSIDE.fullmatch(file_name) and '..' not in file_name:
-        return False
-    return (
-        '://' in file_name
-        or '..' in re.split(r'[/\\]', file_name)
-        or PurePosixPath(file_name).is_absolute()
-        or PureWindowsPath(file_name).is_absolute()
-    )
 
 
 def find_unreadable(images: Sequence[dict], folder: str, decode: bool, name: str) -> dict[int, str]:

@@ -155,6 +155,7 @@ def change(toy, key, **values):
     'spoil, message',
     [
         (lambda toy: change(toy, 'images', file_name='../a.png'), r'image 2 \(../a.png\) lies out'),
+        (lambda toy: change(toy, 'images', file_name='C:\\a.png'), r'image 2 .* lies outside of'),
         (lambda toy: change(toy, 'images', file_name='b.png'), r'image 2 \(b.png\) is no file in'),
         (lambda toy: change(toy, 'images', file_name='slice_1.png'), 'shares its file, or its na'),
         (lambda toy: change(toy, 'images', frame_index=1), 'shares its file.*other images of it'),
