@@ -1,15 +1,9 @@
 # What every run of MMSegmentation has: as cmr_runtime.py, without what is of detection.
-default_scope = 'mmseg'
-runner_type = 'SwinExtRunner'
+_base_ = ['cmr_runtime.py']
 
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='TerminalLoggerHook', interval=20, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=200, max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
-)
+default_scope = 'mmseg'
+
+default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
 custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='AdaptCheckpointHook'),
@@ -20,16 +14,4 @@ custom_hooks = [
     dict(type='PreemptionHook'),
     dict(type='GPUStatsHook'),
 ]
-log_processor = dict(type='LogProcessor', by_epoch=False, window_size=20)
-
-vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-
-env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # gloo where there is no GPU
-)
-log_level = 'INFO'
-load_from = None
-resume = False
+visualizer = dict(type='SegLocalVisualizer')
