@@ -93,7 +93,20 @@ def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.N
     parser.add_argument('--threads', type=positive, help="CPU threads (default: PyTorch's)")
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all measurements here')
     args = parser.parse_args(argv)
+    settle_device(parser, args)
+    if args.precisions is None:
+        args.precisions = list(PRECISIONS) if args.device == 'cuda' else ['fp32', 'bf16']
+    if args.attn_impls is None:
+        args.attn_impls = list(ATTN_IMPLS) if args.device == 'cuda' else []
+    if args.device == 'cpu' and 'triton' in args.attn_impls:
+        parser.error('--attn-impls triton: for CUDA alone')
+    if 'detector' in args.modes and 'mmdet' not in args.peers:
+        parser.error('--modes detector compares with mmdet: add mmdet to --peers')
+    return parser, args
 
+
+def settle_device(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Set `args.device` where it is None; refuse what it does not have."""
     import torch
 
     has_cuda = torch.cuda.is_available()
@@ -101,17 +114,8 @@ def parse_args(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.N
         args.device = 'cuda' if has_cuda else 'cpu'
     if args.device == 'cuda' and not has_cuda:
         parser.error('--device cuda: PyTorch finds no CUDA device; use --device cpu')
-    if args.precisions is None:
-        args.precisions = list(PRECISIONS) if args.device == 'cuda' else ['fp32', 'bf16']
-    if args.attn_impls is None:
-        args.attn_impls = list(ATTN_IMPLS) if args.device == 'cuda' else []
-    if args.device == 'cpu' and 'triton' in args.attn_impls:
-        parser.error('--attn-impls triton: for CUDA alone')
-    if args.device == 'cpu' and 'fp16' in args.precisions:
+    if args.device == 'cpu' and 'fp16' in (args.precisions or ()):
         parser.error('--precisions fp16: for CUDA alone; use bf16 on a CPU')
-    if 'detector' in args.modes and 'mmdet' not in args.peers:
-        parser.error('--modes detector compares with mmdet: add mmdet to --peers')
-    return parser, args
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:

@@ -27,7 +27,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from swin_ext.benchmarks.backbone import ARCHS, PRECISIONS, parse_size, positive
+from swin_ext.benchmarks.backbone import ARCHS, PRECISIONS, parse_size, positive, settle_device
 
 PEERS = ('mmdet', 'torchvision')
 MODES = ('train', 'inference')
@@ -49,15 +49,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add('--threads', type=positive, help="CPU threads (default: PyTorch's)")
     add('--json', type=Path, metavar='FILE', help='write all measurements here')
     args = parser.parse_args(argv)
-
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    args.device = args.device or ('cuda' if has_cuda else 'cpu')
-    if args.device == 'cuda' and not has_cuda:
-        parser.error('--device cuda: PyTorch finds no CUDA device; use --device cpu')
-    if args.device == 'cpu' and 'fp16' in args.precisions:
-        parser.error('--precisions fp16: for CUDA alone; use bf16 on a CPU')
+    settle_device(parser, args)
     return args
 
 
@@ -72,7 +64,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     import torch
     from tqdm import tqdm
 
-    from swin_ext.benchmarks.backbone_models import find_missing
+    from swin_ext.benchmarks.backbone_models import OWN, find_missing
     from swin_ext.benchmarks.backbone_report import describe_machine, find_versions, header
     from swin_ext.benchmarks.backbone_steps import PRECISIONS as DTYPES
     from swin_ext.benchmarks.backbone_steps import measure_steps
@@ -96,7 +88,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     num_cases = len(args.sizes) * len(args.precisions) * len(args.modes)
     with tqdm(total=num_cases * len(detectors) * args.repeats, unit='step') as progress:
         for size in args.sizes:
-            batch = make_batch(args.batch, size, device)
+            batch = make_batch(detectors[OWN].model, args.batch, size)
             for precision in args.precisions:
                 autocast = nullcontext
                 if DTYPES[precision] is not None:

@@ -15,6 +15,7 @@ from swin_ext.benchmarks.backbone_models import (
     UnequalWorkError,
     build_detectors,
     build_torchvision,
+    make_detector_batch,
 )
 
 NUM_CLASSES = 80
@@ -69,39 +70,30 @@ def build(peers: tuple[str, ...], arch: dict, device: torch.device) -> dict[str,
     return detectors
 
 
-def make_batch(batch: int, size: tuple[int, int], device: torch.device) -> dict:
-    """Random images with ten random objects each, as mmdet and as torchvision take them.
+def make_batch(own: nn.Module, batch: int, size: tuple[int, int]) -> dict:
+    """The same random images and objects, as mmdet and as torchvision take them.
 
     Args:
+        own: Our detector.
         batch: Number of images.
-        size: (H, W) in px.
+        size: (H, W) in px, which mmdet's preprocessor pads, and torchvision's model itself.
 
     Returns:
-        `mmdet`: `inputs`, float32 (B, 3, H, W), and `data_samples`; `torchvision`: a list of the
-        images (3, H, W) and one of targets with `boxes`, `labels` from 1 and `masks`.
+        `mmdet`: see `make_detector_batch`; `torchvision`: a list of the images (3, H, W) and one
+        of targets with `boxes`, `labels` from 1 and `masks`.
     """
-    from mmdet.testing import demo_mm_inputs
-
-    samples = demo_mm_inputs(batch, (3, *size), num_items=[10] * batch, with_mask=True)[
-        'data_samples'
-    ]
-    images = torch.randn(batch, 3, *size, device=device)
-    targets = []
-    for sample in samples:
-        sample.to(device)
-        sample.set_metainfo(dict(batch_input_shape=size, pad_shape=size, img_shape=size))
-        truth = sample.gt_instances
-        targets.append(
-            dict(
-                boxes=torch.as_tensor(truth.bboxes, device=device),
-                labels=truth.labels.to(device) + 1,
-                masks=torch.from_numpy(truth.masks.masks).to(device),
-            )
+    data = make_detector_batch(own, batch, size)
+    H, W = size
+    device = data['inputs'].device
+    targets = [
+        dict(
+            boxes=sample.gt_instances.bboxes,
+            labels=sample.gt_instances.labels + 1,
+            masks=torch.from_numpy(sample.gt_instances.masks.masks[:, :H, :W]).to(device),
         )
-    return dict(
-        mmdet=dict(inputs=images, data_samples=[sample.to(device) for sample in samples]),
-        torchvision=(list(images), targets),
-    )
+        for sample in data['data_samples']
+    ]
+    return dict(mmdet=data, torchvision=(list(data['inputs'][..., :H, :W]), targets))
 
 
 def _of_mmdet(model: nn.Module) -> Detector:

@@ -39,7 +39,7 @@ def test_all_do_the_same_work():
     torch.manual_seed(0)
     pytest.importorskip('torchvision')
     detectors = build(('mmdet', 'torchvision'), MICRO, torch.device('cpu'))
-    batch = make_batch(2, (64, 96), torch.device('cpu'))
+    batch = make_batch(detectors['swin_ext'].model, 2, (64, 96))
     maps, found = {}, {}
     for name, each in detectors.items():
         each.model.eval()

@@ -62,6 +62,11 @@ class Geometry(NamedTuple):
         """Of all images."""
         return len(self.qkv) * self.grid[-1]
 
+    @property
+    def places(self) -> tuple:
+        """What both kernels take of where the tokens lie, in their order."""
+        return *self.grid, self.qkv.stride()[:3], self.total_windows, self.heads
+
     def has_padding(self) -> bool:
         """Whether windows reach over the map."""
         return self.grid[:2] != self.grid[2:4]
@@ -146,10 +151,7 @@ def forward(
             *inputs,
             out,
             scale,
-            *geometry.grid,
-            qkv.stride()[:3],
-            geometry.total_windows,
-            heads,
+            *geometry.places,
             **flags,
             **arguments,
         )
@@ -200,10 +202,7 @@ def backward(
             grad_qkv,
             *kept,
             scale,
-            *geometry.grid,
-            qkv.stride()[:3],
-            geometry.total_windows,
-            heads,
+            *geometry.places,
             **flags,
             **arguments,
             BLOCKS=1 if queries_apart else blocks,
