@@ -2,10 +2,13 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from swin_ext.benchmarks import hooks_loop
 from swin_ext.benchmarks.hooks import main
 from swin_ext.engine import SwinExtRunner
 from swin_ext.engine.hooks import GPUStatsHook
@@ -45,30 +48,44 @@ def test_hooks_of_the_config_are_measured(toy_cmr, tmp_path, capsys):
     assert f'ratio of the medians {report["ratio"]:.4f}' in capsys.readouterr().out
 
 
-def test_a_slow_checkpoint_is_found(toy_cmr, monkeypatch, capsys):
-    monkeypatch.setattr(SwinExtRunner, 'save_checkpoint', lambda *args: time.sleep(0.3))
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass by what a test says; a step takes one."""
+    now = [0.0]
+
+    def spend(seconds, *args, **kwargs):
+        now[0] += seconds
+
+    train_step = hooks_loop.AlternatingLoop.run_iter
+
+    def run_iter(loop, *args):
+        train_step(loop, *args)
+        spend(1)
+
+    stand_in = SimpleNamespace(**{**vars(time), 'perf_counter': lambda: now[0]})
+    monkeypatch.setattr(hooks_loop, 'time', stand_in)
+    monkeypatch.setattr(hooks_loop.AlternatingLoop, 'run_iter', run_iter)
+    return spend
+
+
+def test_a_slow_checkpoint_is_found(toy_cmr, monkeypatch, capsys, clock):
+    monkeypatch.setattr(SwinExtRunner, 'save_checkpoint', partial(clock, 0.25))
     report = run(toy_cmr)
     assert {name: len(seconds) for name, seconds in report['saving_s'].items()} == dict(
         nothing=2, copy=2, checkpoint=2
     )
-    (nothing, step), (alone, with_step) = (
-        report['saving_ms'][name] for name in ('nothing', 'checkpoint')
-    )
-    assert nothing < 1 and alone == pytest.approx(300, abs=10)
-    assert with_step - step == pytest.approx(300, abs=100)
-    assert f'| checkpoint | {alone:.1f} | {with_step:.1f} |' in capsys.readouterr().out
+    assert report['saving_ms'] == dict(nothing=[0, 1000], copy=[0, 1000], checkpoint=[250, 1250])
+    assert '| checkpoint | 250.0 | 1250.0 |' in capsys.readouterr().out
 
 
-def test_a_slow_hook_is_found(toy_cmr, monkeypatch, capsys):
-    def slow(self, runner, **kwargs):
-        time.sleep(0.3)
-
-    monkeypatch.setattr(GPUStatsHook, 'after_train_iter', slow)
+def test_a_slow_hook_is_found(toy_cmr, monkeypatch, capsys, clock):
+    monkeypatch.setattr(GPUStatsHook, 'after_train_iter', partial(clock, 0.25))
     monkeypatch.setattr(GPUStatsHook, '_report', lambda *args: None)
     report = run(toy_cmr)
-    medians = {mode: sum(sorted(report[f'{mode}_s'])[1:3]) / 2 for mode in ('with', 'without')}
-    assert medians['with'] - medians['without'] == pytest.approx(0.3, abs=0.1)
-    assert report['hooks_us']['GPUStatsHook']['median'] == pytest.approx(3e5, rel=0.1)
+    assert report['with_s'] == [1.25] * 4 and report['without_s'] == [1] * 4
+    assert report['hooks_us'].pop('GPUStatsHook') == dict(median=250_000, mean=250_000)
+    assert all(hook == dict(median=0, mean=0) for hook in report['hooks_us'].values())
+    assert report['hooks_percent'] == 20
     assert 'add more than 2% to the median step' in capsys.readouterr().err
 
 
