@@ -36,9 +36,12 @@ def run(folder: Path, launcher: str = 'none', weights: str = 'last') -> None:
     from mmengine.dist import is_main_process
 
     import swin_ext.registration  # noqa: F401 (what configs name)
+    from swin_ext.checkpoint.writer import LAST_CHECKPOINT
     from swin_ext.utils.files import replacing_text
 
-    runner = build(folder, folder, launcher, 'train', resume=True)
+    # `resume` with the config's `load_from` would resume from that.
+    begun = dict(resume=True, load_from=None) if (folder / LAST_CHECKPOINT).exists() else {}
+    runner = build(folder, folder, launcher, 'train', **begun)
     runner.train()
     iterations = runner.iter
     del runner

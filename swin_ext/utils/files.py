@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -20,7 +21,7 @@ def replacing(path: str | os.PathLike) -> Iterator[WholeWrites]:
         OSError: If it cannot be written. `path` is as before, and nothing is left beside it.
     """
     path = Path(path).absolute()
-    aside = path.with_name(path.name + ASIDE)
+    aside = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a data loader's worker that is forked meanwhile must inherit no unwritten
@@ -48,7 +49,7 @@ def replacing(path: str | os.PathLike) -> Iterator[WholeWrites]:
 def replacing_text(path: str | os.PathLike) -> Iterator[TextIO]:
     """Like `replacing`, for text in UTF-8, which is written line by line."""
     path = Path(path).absolute()
-    aside = path.with_name(path.name + ASIDE)
+    aside = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, 'w', encoding='utf-8', newline='') as file:
@@ -61,6 +62,11 @@ def replacing_text(path: str | os.PathLike) -> Iterator[TextIO]:
             aside.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """Of this process alone: others, on this or another machine, may write the same file."""
+    return path.with_name(f'{path.name}.{socket.gethostname()}-{os.getpid()}{ASIDE}')
 
 
 def _sync_folder(folder: Path) -> None:

@@ -76,7 +76,7 @@ class Launches(list):
     def launch(self, folder: Path, launcher: str, weights: str) -> None:
         self.append(folder.name)
         if folder.name == self.interrupted:
-            worker.build(folder, folder, launcher, 'train', resume=True).train()
+            worker.build(folder, folder, launcher, 'train').train()
             raise KeyboardInterrupt
         worker.run(folder, launcher, weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -11,7 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from swin_ext.conversion.errors import ArgumentError
 from swin_ext.experiments import cross_validation
@@ -82,6 +85,26 @@ def test_interrupted_between_training_and_test(config, phantom, out, launches):
     assert launches == ['fold_0', 'fold_0']
     assert checkpoint.stat().st_mtime_ns == before  # it was not trained again
     assert read(out / 'fold_0' / 'finished.json')['checkpoint'] == checkpoint.name
+
+
+def test_each_fold_begins_with_the_weights_of_the_config(config, phantom, tmp_path, launches):
+    torch.manual_seed(1)
+    start = MODELS.build(Config.fromfile(config).model).state_dict()
+    torch.save(dict(state_dict=start, meta={}, message_hub={}), tmp_path / 'start.pth')
+    options = [f'load_from={tmp_path}/start.pth', 'optim_wrapper.optimizer.lr=1e-12']
+    launches.interrupted = 'fold_1'
+    for ended in (pytest.raises(KeyboardInterrupt), contextlib.nullcontext()):
+        with ended:
+            call(config, phantom, tmp_path / 'out', '--fold', '1', options=options)
+        launches.interrupted = None
+    assert launches == ['fold_1', 'fold_1']
+    (path,) = (tmp_path / 'out' / 'fold_1').glob('iter_*.pth')
+    trained = torch.load(path, weights_only=False)
+    assert trained['meta']['iter'] > 0
+    parameters = {name for name in start if name.endswith(('weight', 'bias'))}
+    assert parameters and parameters <= trained['state_dict'].keys()
+    for name in parameters:
+        torch.testing.assert_close(trained['state_dict'][name], start[name], atol=1e-8, rtol=0)
 
 
 def test_tables_have_what_the_tests_found(config, phantom, out, launches, capsys):
