@@ -110,7 +110,7 @@ def test_mim_finds_configs_and_tools_of_an_editable_install(wheel, tmp_path):
         text=True,
     ).stdout
     assert f'Use the script {tmp_path}/swin_ext/.mim/tools/train.py' in output
-    assert f'{tmp_path}/swin_ext/.mim/configs/mask_rcnn_swin-nano_cmr.py 2\n' in output
+    assert f'{tmp_path}/swin_ext/.mim/configs/mask_rcnn_swin-nano_cmr.py 1\n' in output
     assert output.splitlines()[-1] == f'{source}/swin_ext/__init__.py'
 
 

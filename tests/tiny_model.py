@@ -53,6 +53,7 @@ def tiny_config(data_root: Path):
     cfg.merge_from_dict(
         {
             'data_root': str(data_root),
+            'load_from': None,
             'image_scale': (96, 96),
             # Until it is sure of what it finds: half-trained, rounding decides what it does.
             'max_epochs': 60,

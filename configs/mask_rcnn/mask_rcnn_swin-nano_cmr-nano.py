@@ -15,7 +15,13 @@ randomness = dict(seed=1)
 metainfo = dict(classes=('LV',))
 # The same window whatever a slice is stored in: 8-bit PNG here, 12-bit DICOM at a scanner.
 image = dict(type='LoadCMRImage', window='slice')
-train_pipeline = [image, *_base_.train_pipeline[1:]]
+train_pipeline = [
+    image,
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomResize', ratio_range=(0.8, 1.2), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
+    dict(type='PackDetInputs'),
+]
 test_pipeline = [image, *_base_.test_pipeline[1:]]
 
 sunnybrook = dict(

@@ -14,6 +14,7 @@ TINY = f"""
 _base_ = [{str(CONFIGS / 'mask_rcnn_swin-nano_cmr.py')!r}]
 image_scale = (64, 64)
 max_epochs = 1
+load_from = None
 model = dict(
     backbone=dict(
         arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)), out_indices=(0, 1)),

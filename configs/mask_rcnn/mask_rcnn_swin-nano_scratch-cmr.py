@@ -1,0 +1,5 @@
+"""The small config from scratch: what the model in the box gives, and Swin alone, are told by it."""
+
+_base_ = ['../mask_rcnn_swin-nano_cmr.py']
+
+load_from = None
