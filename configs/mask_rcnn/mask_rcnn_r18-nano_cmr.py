@@ -1,4 +1,4 @@
-"""The small config on a ResNet-18 of half its channels, from scratch: what Swin is compared with."""
+"""The small config on a ResNet-18 of half its channels, from scratch: what Swin is told by."""
 
 _base_ = ['mask_rcnn_swin-nano_scratch-cmr.py']
 

@@ -29,10 +29,12 @@ class Adaptation:
 
     Attributes:
         notes: Sentences.
+        summary: The most important of it, in a few words each.
         reinitialised: Tensors that were taken out, for the model to keep its own; with the reason.
     """
 
     notes: list[str] = dataclasses.field(default_factory=list)
+    summary: list[str] = dataclasses.field(default_factory=list)
     reinitialised: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -59,6 +61,11 @@ class Outcome:
         surplus = [name for name in self.unexpected if name.startswith('backbone.')]
         num_all = len(backbone) + len(surplus)
         return len(backbone.difference(self.unfit)) >= MIN_MATCHED_BACKBONE * num_all
+
+    def summary(self) -> str:
+        num_loaded = len(self.in_model) - len(self.unfit)
+        tensors = f'{num_loaded} of {len(self.in_model)} tensors'
+        return '; '.join([tensors, *self.adaptation.summary])
 
     def report(self) -> str:
         num_loaded = len(self.in_model) - len(self.unfit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from swin_ext.checkpoint.matching import ADAPTATION, listed, load_weights
 from swin_ext.checkpoint.model_file import SCHEME, boxed_path, read_weights
 from swin_ext.checkpoint.safe_reading import CheckpointError
 from swin_ext.engine.preprocessing_check import check_preprocessing
+from swin_ext.engine.terminal import log_file_only
 from swin_ext.utils.ranks import on_all_ranks
 
 
@@ -50,7 +52,12 @@ def load_checkpoint(
         PreprocessingMismatchError: As `check_preprocessing` says.
     """
     checkpoint = on_all_ranks(
-        functools.partial(mmengine_checkpoint._load_checkpoint, filename, map_location=map_location)
+        functools.partial(
+            mmengine_checkpoint._load_checkpoint,
+            filename,
+            map_location=map_location,
+            logger='silent',  # the report below says it, too
+        )
     )
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -74,7 +81,11 @@ def load_checkpoint(
     outcome = load_weights(model, checkpoint, revise_keys, checkpoint.pop(ADAPTATION, None))
     report = f"Load checkpoint from '{filename}': {outcome.report()}"
     exact = not (outcome.unfit or outcome.unexpected)
-    runner.logger.log(logging.INFO if exact else logging.WARNING, report)
+    fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+    # What is trained from has a line of its own in the summary of the run.
+    with log_file_only(runner.logger) if exact and fine_tuning else contextlib.nullcontext():
+        runner.logger.log(logging.INFO if exact else logging.WARNING, report)
+    runner.loaded = outcome.summary()
     if not outcome.is_same_architecture():
         raise CheckpointError(
             f'The checkpoint is of another architecture. {report}\n'
@@ -83,7 +94,6 @@ def load_checkpoint(
             'Use the config that the file was trained with. Weights of a backbone alone are given '
             "to model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...), not to load_from."
         )
-    fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
     if not exact and (strict or not fine_tuning):
         raise CheckpointError(
             f'The checkpoint does not fit the model, as testing and resuming require. {report}\n'

@@ -104,7 +104,10 @@ def _length(runner: Runner) -> str:
 def _start(runner: Runner) -> str:
     if runner._resume and runner.iter:
         return f'iteration {runner.iter} of {runner._load_from}'
-    return f'weights of {runner._load_from}' if runner._load_from else 'as the model is initialised'
+    if runner._load_from is None:
+        return 'as the model is initialised'
+    loaded = getattr(runner, 'loaded', None)  # said by this package's runner
+    return f'weights of {runner._load_from}' + (f': {loaded}' if loaded else '')
 
 
 def _model(runner: Runner) -> str:

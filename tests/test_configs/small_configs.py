@@ -90,7 +90,8 @@ SMALL = {
 def small_backbone(backbone: dict) -> tuple[dict, list[int]]:
     """Overrides that make a backbone small, and the channels of its maps."""
     if backbone['type'] == 'ResNet':
-        return dict(base_channels=4, init_cfg=None), [16, 32, 64, 128]
+        factor = 4 if backbone['depth'] >= 50 else 1  # of a bottleneck's last layer
+        return dict(base_channels=4, init_cfg=None), [4 * factor * 2**stage for stage in range(4)]
     version = 2 if 'v2' in str(backbone['arch']) else 1
     arch = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), version=version)
     arch['_delete_'] = True

@@ -73,4 +73,9 @@ def adapt_classes(
     remapped = remap_class_layers(state_dict, model.state_dict(), layers, source, target)
     adaptation.reinitialised.update(remapped.reinitialised)
     adaptation.notes.append(f'Classes: {remapped.report()}.')
+    adaptation.summary += [
+        f'rows of {", ".join(classes)} {done}'
+        for classes, done in ((remapped.kept, 'kept'), (remapped.fresh, 're-initialised'))
+        if classes
+    ]
     return remapped.state_dict

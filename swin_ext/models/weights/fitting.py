@@ -72,9 +72,14 @@ class MatchedWeights:
     def report(self) -> str:
         """Account for every tensor in a few lines of text."""
         total = len(self.loaded) + len(self.resized) + len(self.reinitialised)
-        lines = [
+        summary = (
             f'Swin weights in {self.format} format: {total - len(self.reinitialised)} of the '
-            f"model's {total} parameters set.",
+            f"model's {total} parameters set"
+        )
+        if not (self.resized or self.reinitialised or self.unused or self.buffers or self.notes):
+            return f'{summary}, all as they are in the file, which has no others.'
+        lines = [
+            f'{summary}.',
             f'  loaded unchanged in size: {len(self.loaded)}',
             _listing('resized', [f'{k} {v}' for k, v in self.resized.items()]),
             _listing('re-initialised', [f'{k} ({v})' for k, v in self.reinitialised.items()]),
