@@ -31,6 +31,7 @@ from swin_ext.engine.ddp_options import ddp_options, sync_heads
 from swin_ext.engine.distributed.agreement import check_agreement
 from swin_ext.engine.distributed.connection import connect
 from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.fused import where_served
 from swin_ext.engine.optim.lr_scaling import scale_lr
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.preemption import UndisturbedWorker
@@ -101,7 +102,10 @@ class SwinExtRunner(Runner):
         return logger
 
     def build_optim_wrapper(self, optim_wrapper):
-        """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`)."""
+        """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`).
+
+        `optimizer.fused=True` is left out where PyTorch does not serve it.
+        """
         # BackboneFreezeHook: the optimizer takes the parameters that are trainable by now.
         self.call_hook('before_build_optim_wrapper')
         if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
@@ -110,6 +114,9 @@ class SwinExtRunner(Runner):
             if wrapper is not None:  # upstream says what is wrong with an unknown one
                 optim_wrapper = copy.copy(optim_wrapper)
                 optim_wrapper['type'] = guarded(wrapper)
+            if isinstance(optim_wrapper['optimizer'], dict):
+                optim_wrapper = copy.copy(optim_wrapper)
+                optim_wrapper['optimizer'] = where_served(optim_wrapper['optimizer'], self.model)
         return super().build_optim_wrapper(optim_wrapper)
 
     def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
