@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 import torch
-from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from swin_ext.engine.hooks.logged_iterations import is_logged
 from swin_ext.engine.host_copy import HostCopy
 
 
@@ -62,8 +63,9 @@ class AsyncRuntimeInfoHook(RuntimeInfoHook):
         super().after_train(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._enter(runner, wait=True)
-        checkpoint['message_hub'] = runner.message_hub.state_dict()
+        if self._under_way:
+            self._enter(runner, wait=True)
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def _enter(self, runner: Runner, wait: bool) -> None:
         while self._under_way and (wait or self._under_way[0][1].has_come()):
@@ -82,15 +84,3 @@ def keeping_norm(clip, name: str, norms: dict[str, Tensor]):
 
     clip_and_keep.norms = norms
     return clip_and_keep
-
-
-def is_logged(runner: Runner, batch_idx: int) -> bool:
-    """Whether the `LoggerHook` of a run writes a line of this training iteration."""
-    hook = next((each for each in runner.hooks if isinstance(each, LoggerHook)), None)
-    if hook is None:
-        return False
-    if hook.every_n_inner_iters(batch_idx, hook.interval):
-        return True
-    is_short = len(runner.train_dataloader) <= hook.interval
-    is_end = Hook.end_of_epoch(hook, runner.train_dataloader, batch_idx)
-    return is_end and (not hook.ignore_last or is_short)
