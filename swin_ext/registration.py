@@ -4,13 +4,14 @@ from swin_ext import registration_without_mmdet
 from swin_ext.datasets import cmr, coco
 from swin_ext.datasets.transforms import cmr_augmentations
 from swin_ext.evaluation import cmr_metric, fast_coco_metric
-from swin_ext.models import mask2former, pixel_mask_roi_head
+from swin_ext.models import device_masks, mask2former, pixel_mask_roi_head
 
 __all__ = [
     'cmr',
     'cmr_augmentations',
     'cmr_metric',
     'coco',
+    'device_masks',
     'fast_coco_metric',
     'mask2former',
     'pixel_mask_roi_head',

@@ -72,6 +72,10 @@ def listed(places) -> list[str]:
             'mask_rcnn_swin-nano_cmr.py',
             {'sync_avg_factor': True, 'optim_wrapper.optimizer.fused': False},
         ),
+        (
+            'mask_rcnn/mask_rcnn_swin-nano_pixel-cmr.py',
+            {'model.roi_head.mask_head.type': 'DeviceTargetMaskHead'},
+        ),
     ],
 )
 def test_nothing_of_this_package_reads_from_the_device(config, changes, data, tmp_path):
