@@ -56,6 +56,7 @@ class SwinExtRunner(Runner):
 
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
     `sync_avg_factor=True` averages losses over the samples of all ranks (see `sync_heads`).
+    `channels_last=True` lays the maps of neck and heads so in memory (see `use_channels_last`).
     """
 
     @classmethod
@@ -94,6 +95,11 @@ class SwinExtRunner(Runner):
                 model_wrapper_cfg.setdefault('device_ids', device_ids)
         if self.cfg.get('sync_avg_factor', False):
             sync_heads(model, self.logger)
+        if self.cfg.get('channels_last', False):
+            from swin_ext.models.channels_last import use_channels_last  # imports mmdet
+
+            parts = use_channels_last(getattr(model, 'module', model))
+            self.logger.info(f'channels_last: maps of {", ".join(parts)} are channels-last.')
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:

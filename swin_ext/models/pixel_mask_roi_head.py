@@ -60,7 +60,8 @@ class PixelMaskRoIHead(StandardRoIHead):
         return self.mask_head(x[0])
 
     def _mask_forward(self, x: tuple[Tensor, ...], rois: Tensor, **kwargs) -> dict:
-        logits = self.pixel_logits(x).float()  # autocast would round rois to its type
+        # Autocast would round rois to its type; mmcv's RoIAlign reads contiguous memory alone.
+        logits = self.pixel_logits(x).float().contiguous()
         layer = self.mask_roi_extractor.roi_layers[0]
         mask_preds = roi_align(
             logits,

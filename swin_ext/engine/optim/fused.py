@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
-from torch import nn
+from torch import Tensor, nn
 
 # What an optimizer computes with, and not what it computes: a checkpoint does not decide it.
 HOW = ('fused', 'foreach', 'capturable')
@@ -27,17 +28,25 @@ def where_served(optimizer: Mapping, model: nn.Module) -> Mapping:
     if not optimizer.get('fused') or 'type' not in optimizer:
         return optimizer
     kinds = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
-    for device, dtype in sorted(kinds, key=str):
-        reason = _refusal(optimizer['type'], device, dtype)
-        if reason is not None:
-            print_log(
-                f'optim_wrapper.optimizer.fused: {optimizer["type"]} is not fused, since PyTorch '
-                f'{torch.__version__} does not serve {dtype} on {device.type}: {reason}',
-                'current',
-            )
-            optimizer = type(optimizer)(optimizer)
-            del optimizer['fused']
-            break
+    reasons = [
+        f'PyTorch {torch.__version__} does not serve {dtype} on {device.type}: {reason}'
+        for device, dtype in sorted(kinds, key=str)
+        if (reason := _refusal(optimizer['type'], device, dtype)) is not None
+    ]
+    # PyTorch's kernel for CPUs walks over memory, and is wrong where state lies otherwise.
+    reasons += [
+        f'{name} is a part of a larger tensor'
+        for name, parameter in model.named_parameters()
+        if torch.empty_like(parameter).stride() != parameter.stride()
+    ]
+    if not reasons:
+        return optimizer
+    print_log(
+        f'optim_wrapper.optimizer.fused: {optimizer["type"]} is not fused, since {reasons[0]}',
+        'current',
+    )
+    optimizer = type(optimizer)(optimizer)
+    del optimizer['fused']
     return optimizer
 
 
@@ -59,35 +68,40 @@ def as_built(optimizer: torch.optim.Optimizer, state_dict: dict) -> dict:
     """A saved state of an optimizer, to be loaded into one that may be fused where it was not.
 
     PyTorch would take over from the state which implementation to use, and leave an unfused
-    optimizer its counts of steps on the GPU, where each update reads them one by one.
+    optimizer its counts of steps on the GPU, where each update reads them one by one; and its fused
+    kernel for CPUs takes moments for ones that lie in memory as the parameter does (2.11 too).
 
     Args:
         optimizer: That is going to load it.
         state_dict: Of its `state_dict`; not changed.
     """
+    saved_groups, own_groups = state_dict['param_groups'], optimizer.param_groups
     groups = [
         {**saved, **{key: own[key] for key in HOW if key in own}}
-        for saved, own in zip(state_dict['param_groups'], optimizer.param_groups)
+        for saved, own in zip(saved_groups, own_groups)
     ]
-    groups += state_dict['param_groups'][len(groups) :]  # of another model, which PyTorch refuses
-    on_device = {
-        index
-        for group in groups
-        if group.get('fused') or group.get('capturable')
-        for index in group['params']
+    groups += saved_groups[len(groups) :]  # of another model, which PyTorch refuses
+    parameters = {
+        index: (parameter, own.get('fused') or own.get('capturable'))
+        for saved, own in zip(saved_groups, own_groups)
+        for index, parameter in zip(saved['params'], own['params'])
     }
-    state = {
-        index: {
-            key: value.cpu()
-            if key == 'step' and isinstance(value, torch.Tensor) and index not in on_device
-            else value
-            for key, value in values.items()
+    state = dict(state_dict['state'])
+    for index in parameters.keys() & state.keys():
+        state[index] = {
+            key: _placed(key, value, *parameters[index]) for key, value in state[index].items()
         }
-        if isinstance(values, dict)
-        else values
-        for index, values in state_dict['state'].items()
-    }
     return dict(state_dict, param_groups=groups, state=state)
+
+
+def _placed(key: str, value: Any, parameter: Tensor, steps_on_device: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if key == 'step':
+        return value if steps_on_device else value.cpu()
+    if value.shape == parameter.shape and value.stride() != parameter.stride():
+        return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+    return value
 
 
 def heeds_flag(optimizer: torch.optim.Optimizer) -> bool:

@@ -29,6 +29,8 @@ DEVICES = [
 FUSES_ON_CPU = Version(torch.__version__) >= Version('2.4')
 pytestmark = pytest.mark.skipif(not FUSES_ON_CPU, reason='PyTorch fuses on CPUs from 2.4 on')
 
+LAYOUTS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
+
 
 def three_layers(device='cpu', dtype=torch.float32) -> nn.Module:
     torch.manual_seed(0)
@@ -96,6 +98,38 @@ def test_a_state_is_not_changed_and_one_of_another_model_is_refused():
         GuardedOptimWrapper(torch.optim.AdamW(groups)).load_state_dict(state)
 
 
+@pytest.mark.parametrize('is_fused', [False, True])
+@pytest.mark.parametrize(
+    'before, after', [('contiguous', 'channels_last'), ('channels_last', 'contiguous')]
+)
+def test_moments_lie_as_the_parameter_that_they_are_loaded_for(before, after, is_fused):
+    """PyTorch's fused kernel would take one number for another."""
+
+    def convolution(layout):
+        torch.manual_seed(0)
+        return nn.Conv2d(3, 4, 2).to(memory_format=LAYOUTS[layout])
+
+    def step(layer, wrapper, seed):
+        x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+        wrapper.update_params(layer(x).square().mean())
+
+    finals = []
+    for layout in (before, after):
+        layer = convolution(before)
+        wrapper = GuardedOptimWrapper(torch.optim.AdamW(layer.parameters(), fused=is_fused))
+        for seed in (0, 1):
+            step(layer, wrapper, seed)
+        resumed = convolution(layout)
+        resumed.load_state_dict(layer.state_dict())
+        other = GuardedOptimWrapper(torch.optim.AdamW(resumed.parameters(), fused=is_fused))
+        other.load_state_dict(wrapper.state_dict())
+        for seed in (2, 3):
+            step(resumed, other, seed)
+        finals.append(resumed.weight)
+    assert finals[0].stride() != finals[1].stride()
+    torch.testing.assert_close(finals[1], finals[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     'first, second', [({}, dict(fused=True)), (dict(fused=True), {})], ids=['to fused', 'from it']
 )
@@ -137,6 +171,14 @@ def test_what_is_not_served_is_left_out_with_the_reason(optimizer, dtype, reason
     assert served == dict(type=optimizer, lr=0.1) and cfg['fused'] is True
     (text,) = told
     assert re.search(rf'optimizer.fused: {optimizer} is not fused.*{reason}', text)
+
+
+def test_a_part_of_a_larger_tensor_is_not_served(monkeypatch):
+    told = []
+    monkeypatch.setattr(fused, 'print_log', lambda text, logger: told.append(text))
+    model = nn.ParameterDict(dict(odd=nn.Parameter(torch.zeros(4, 6)[:, ::2])))
+    assert where_served(dict(type='AdamW', fused=True), model) == dict(type='AdamW')
+    assert told[0].endswith('odd is a part of a larger tensor')
 
 
 def test_a_pytorch_that_does_not_fuse_on_cpus(tmp_path, monkeypatch):
