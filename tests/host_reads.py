@@ -73,7 +73,11 @@ class _Functions(TorchFunctionMode):
         # A device is that of other tensors, which is another one on CUDA; a text says what it says.
         texts = (each for each in (*args[1:], *(kwargs or {}).values()) if isinstance(each, str))
         to_host = name == 'to' and 'cpu' in texts
-        if name in FUNCTIONS | UPLOADS or to_host:
+        keys = args[1] if name in ('__getitem__', '__setitem__') else ()
+        by_list = any(
+            isinstance(key, list) for key in (keys if isinstance(keys, tuple) else [keys])
+        )
+        if name in FUNCTIONS | UPLOADS or to_host or by_list:
             self.found.add(place(name))
         return func(*args, **(kwargs or {}))
 

@@ -27,6 +27,7 @@ from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unf
 from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.compiled_backbone import compile_backbone
 from swin_ext.engine.ddp_options import ddp_options, sync_heads
 from swin_ext.engine.distributed.agreement import check_agreement
 from swin_ext.engine.distributed.connection import connect
@@ -56,7 +57,8 @@ class SwinExtRunner(Runner):
 
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
     `sync_avg_factor=True` averages losses over the samples of all ranks (see `sync_heads`).
-    `channels_last=True` lays the maps of neck and heads so in memory (see `use_channels_last`).
+    `channels_last=True` lays the maps of neck and heads so in memory (see `use_channels_last`),
+    and `compile_backbone` compiles the backbone (see the function of this name).
     """
 
     @classmethod
@@ -77,9 +79,15 @@ class SwinExtRunner(Runner):
         super().setup_env(env_cfg)
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
-        """Build what upstream builds, with workers that signals to the whole job do not end."""
-        loader = Runner.build_dataloader(*args, **kwargs)
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """Build what upstream builds, with workers that signals to the whole job do not end.
+
+        `pin_memory=True` is left out where there is no CUDA device to pin memory for.
+        """
+        if isinstance(dataloader, dict) and dataloader.get('pin_memory'):
+            dataloader = copy.copy(dataloader)
+            dataloader['pin_memory'] = torch.cuda.is_available()
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if not isinstance(loader.worker_init_fn, UndisturbedWorker):
             loader.worker_init_fn = UndisturbedWorker(loader.worker_init_fn)
         return loader
@@ -142,6 +150,8 @@ class SwinExtRunner(Runner):
             if on_main_process(has_begun_before, self.work_dir):
                 self.logger.info('Slurm has started this job again: it goes on where it was.')
                 self._load_from, self._resume = None, True
+            model = getattr(self.model, 'module', self.model)
+            compile_backbone(model, self.cfg.get('compile_backbone', False), self.logger)
             try:
                 model = super().train()
             except BaseException:
