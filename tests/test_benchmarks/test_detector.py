@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from mmengine.config import Config
 
 import swin_ext.registration  # noqa: F401
-from swin_ext.benchmarks import detector, detector_models
+from swin_ext.benchmarks import detector, detector_models, detector_switches
 from swin_ext.benchmarks.backbone_models import UnequalWorkError
 from swin_ext.benchmarks.detector_models import build, make_batch
 from swin_ext.models.swin import ARCHITECTURES
@@ -32,6 +34,7 @@ def few_samples(monkeypatch, tmp_path):
     cfg.dump(path)
     monkeypatch.setattr(detector_models, 'DETECTOR_CONFIG', path)
     monkeypatch.setattr('swin_ext.benchmarks.backbone_models.DETECTOR_CONFIG', path)
+    monkeypatch.setattr(detector_switches, 'DETECTOR_CONFIG', path)
     monkeypatch.setitem(ARCHITECTURES, 'tiny', MICRO)
 
 
@@ -95,9 +98,55 @@ def test_other_work_is_refused(monkeypatch):
 
 
 def test_wrong_arguments(capsys):
-    for wrong in ('--device cuda', '--device cpu --precisions fp16', '--sizes 0x3'):
+    for wrong in (
+        '--device cuda',
+        '--device cpu --precisions fp16',
+        '--sizes 0x3',
+        '--device cpu --config some.py',
+        '--device cpu --switches --config some.py',
+    ):
         if 'cuda' in wrong and torch.cuda.is_available():
             continue
         with pytest.raises(SystemExit):
             detector.parse_args(wrong.split())
         assert wrong.split()[-2] in capsys.readouterr().err
+
+
+def test_switches_are_compared_with_ours_without_them(capsys):
+    arguments = '--arch tiny --sizes 64 --batch 1 --repeats 1 --device cpu --switches'
+    report = detector.main([*arguments.split(), 'fused', 'compiled'])
+    (case,) = report['cases']
+    assert case['mode'] == 'step'
+    assert list(case['models']) == ['swin_ext', 'swin_ext fused']
+    assert report['skipped'] == {'compiled': 'compile_backbone leaves a backbone on a CPU as it is'}
+    for result in case['models'].values():
+        assert len(result['times_s']) == 1 and 'optimizer' in result['parts_ms']
+    assert capsys.readouterr().out.count('| 64x64 | fp32 | step | swin_ext fused |') == 2
+
+
+def test_switches_change_no_number():
+    torch.manual_seed(0)
+    switches = ('channels_last', 'pinned', 'device_masks')
+    cfg = detector_switches.mask_rcnn(MICRO)
+    variants = detector_switches.build_variants(switches, cfg, torch.device('cpu'))
+    assert [on for _, on in variants.values()][1:] == [*({each} for each in switches), {*switches}]
+    raw, losses, kinds = detector_switches.make_raw_batch(1, (64, 96)), {}, {}
+    for name in ('swin_ext', 'swin_ext all'):
+        each, on = variants[name]
+        on = on | {'fused', 'late_figures'} if on else on
+        parse = each.model.parse_losses
+
+        def kept(found, name=name, parse=parse):
+            losses[name] = float(parse(found)[0].detach())
+            return parse(found)
+
+        each.model.parse_losses = kept
+        detector_switches.make_training_step(each, on, raw, nullcontext)()
+        kinds[name] = (
+            type(each.model.roi_head.mask_head).__name__,
+            type(each.model.data_preprocessor).__name__,
+            each.model.neck.fpn_convs[0].conv.weight.is_contiguous(),
+        )
+    assert losses['swin_ext all'] == pytest.approx(losses['swin_ext'], rel=1e-4)
+    assert kinds['swin_ext'] == ('FCNMaskHead', 'DetDataPreprocessor', True)
+    assert kinds['swin_ext all'] == ('DeviceTargetMaskHead', 'AsyncDetDataPreprocessor', False)

@@ -70,7 +70,11 @@ def listed(places) -> list[str]:
         ('mask_rcnn_swin-nano_cmr.py', {}),
         (
             'mask_rcnn_swin-nano_cmr.py',
-            {'sync_avg_factor': True, 'optim_wrapper.optimizer.fused': False},
+            {
+                'sync_avg_factor': True,
+                'optim_wrapper.optimizer.fused': False,
+                'default_hooks.runtime_info.type': 'RuntimeInfoHook',
+            },
         ),
         (
             'mask_rcnn/mask_rcnn_swin-nano_pixel-cmr.py',
@@ -83,6 +87,11 @@ def test_nothing_of_this_package_reads_from_the_device(config, changes, data, tm
     # MMDetection has to: how many anchors are positive, and which.
     assert any('random_sampler.py' in each.file for each in found['quiet'])
     assert not of_package(found['quiet'])
+    # MMEngine's hook reads each loss, and its preprocessor has an index of channels.
+    files = {Path(each.file).name for each in found['quiet']}
+    assert ('message_hub.py' in files) == ('default_hooks.runtime_info.type' in changes)
+    reads = {each.what for each in found['quiet'] if each.file.endswith('data_preprocessor.py')}
+    assert not reads
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
