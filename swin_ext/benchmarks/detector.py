@@ -33,6 +33,7 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -42,6 +43,7 @@ from swin_ext.benchmarks.backbone import ARCHS, PRECISIONS, parse_size, positive
 
 PEERS = ('mmdet', 'torchvision')
 MODES = ('train', 'inference')
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 SWITCHES = ('fused', 'late_figures', 'device_masks', 'channels_last', 'pinned', 'compiled')
 
 
@@ -61,9 +63,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add('--repeats', type=positive, default=5, help='timed steps of each model (default: 5)')
     add('--device', choices=['cpu', 'cuda'], help='default: cuda if there is one')
     add('--threads', type=positive, help="CPU threads (default: PyTorch's)")
+    add('--clock', choices=CLOCKS, default='wall', help='cpu: for a CPU that others use, too')
     add('--json', type=Path, metavar='FILE', help='write all measurements here')
     args = parser.parse_args(argv)
     settle_device(parser, args)
+    if args.clock == 'cpu' and args.device != 'cpu':
+        parser.error('--clock cpu does not count a GPU')
     if args.config and args.switches is None:
         parser.error('--config is of --switches: name both')
     if args.config and not args.config.is_file():
@@ -111,7 +116,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
         command=shlex.join(['python', 'tools/benchmark_detector.py', *argv]),
         machine=describe_machine(device),
         versions=find_versions(('mmdet', *(peer for peer in peers if peer != 'mmdet'))),
-        settings=dict(arch=args.arch, batch=args.batch, repeats=args.repeats, device=device.type),
+        settings=dict(
+            arch=args.arch,
+            batch=args.batch,
+            repeats=args.repeats,
+            device=device.type,
+            clock=args.clock,
+        ),
         skipped=skipped,
         cases=[],
     )
@@ -149,7 +160,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
                     }
                     models = {name: detector.model for name, detector in detectors.items()}
                     results = measure_steps(
-                        steps, models, mode != 'inference', device, args.repeats, progress
+                        steps,
+                        models,
+                        mode != 'inference',
+                        device,
+                        args.repeats,
+                        progress,
+                        CLOCKS[args.clock],
                     )
                     for name, result in results.items():
                         if 'error' not in result:

@@ -13,6 +13,7 @@ from swin_ext.benchmarks import detector, detector_models, detector_switches
 from swin_ext.benchmarks.backbone_models import UnequalWorkError
 from swin_ext.benchmarks.detector_models import build, make_batch
 from swin_ext.models.swin import ARCHITECTURES
+from toy_mask_rcnn import model_config
 
 MICRO = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
 
@@ -112,11 +113,18 @@ def test_wrong_arguments(capsys):
         assert wrong.split()[-2] in capsys.readouterr().err
 
 
-def test_switches_are_compared_with_ours_without_them(capsys):
-    arguments = '--arch tiny --sizes 64 --batch 1 --repeats 1 --device cpu --switches'
-    report = detector.main([*arguments.split(), 'fused', 'compiled'])
+def small_mask_rcnn():
+    return model_config(roi_head__bbox_head__num_classes=80, roi_head__mask_head__num_classes=80)
+
+
+def test_switches_are_compared_with_ours_without_them(tmp_path, capsys):
+    path = tmp_path / 'small.py'
+    Config(dict(model=small_mask_rcnn())).dump(path)
+    arguments = f'--config {path} --sizes 64 --batch 1 --repeats 1 --device cpu --clock cpu'
+    report = detector.main([*arguments.split(), '--switches', 'fused', 'compiled'])
+    assert report['settings']['arch'] == 'small'
     (case,) = report['cases']
-    assert case['mode'] == 'step'
+    assert case['mode'] == 'step' and report['settings']['clock'] == 'cpu'
     assert list(case['models']) == ['swin_ext', 'swin_ext fused']
     assert report['skipped'] == {'compiled': 'compile_backbone leaves a backbone on a CPU as it is'}
     for result in case['models'].values():
@@ -127,8 +135,9 @@ def test_switches_are_compared_with_ours_without_them(capsys):
 def test_switches_change_no_number():
     torch.manual_seed(0)
     switches = ('channels_last', 'pinned', 'device_masks')
-    cfg = detector_switches.mask_rcnn(MICRO)
-    variants = detector_switches.build_variants(switches, cfg, torch.device('cpu'))
+    variants = detector_switches.build_variants(switches, small_mask_rcnn(), torch.device('cpu'))
+    of_arch = detector_switches.mask_rcnn(MICRO)
+    assert of_arch.backbone.arch == MICRO and of_arch.neck.in_channels == [8, 16, 32, 64]
     assert [on for _, on in variants.values()][1:] == [*({each} for each in switches), {*switches}]
     raw, losses, kinds = detector_switches.make_raw_batch(1, (64, 96)), {}, {}
     for name in ('swin_ext', 'swin_ext all'):
