@@ -77,6 +77,7 @@ def time_in_turns(
     repeats: int,
     synchronize: Callable[[], None],
     progress: tqdm,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time every step once per repeat, in seconds.
 
@@ -88,10 +89,10 @@ def time_in_turns(
     for _ in range(repeats):
         for name, step in order.sample(sorted(steps.items()), len(steps)):
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             step()
             synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
             progress.update()
     return times
 
@@ -123,6 +124,7 @@ def measure_steps(
     device: torch.device,
     repeats: int,
     progress: tqdm,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict]:
     """Time steps in turns, after two of each that are not counted.
 
@@ -130,6 +132,7 @@ def measure_steps(
         steps: By name; one that fails is left out from then on.
         models: Of the steps.
         with_gradients: Whether the steps keep anything for a backward pass.
+        clock: Seconds, of the wall or of the processor.
 
     Returns:
         For each model `times_s`, `median_s`, `quartiles_s`, `ratio` (its median by ours) and
@@ -156,7 +159,7 @@ def measure_steps(
         results[name] = dict(memory_bytes=memory)
         able[name] = step
 
-    for name, times in time_in_turns(able, repeats, synchronize, progress).items():
+    for name, times in time_in_turns(able, repeats, synchronize, progress, clock).items():
         lower, median, upper = np.percentile(times, (25, 50, 75)).tolist()
         results[name].update(times_s=times, median_s=median, quartiles_s=(lower, upper))
     for result in results.values():

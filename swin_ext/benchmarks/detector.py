@@ -11,6 +11,17 @@ Modes:
     train      forward, losses, backward and a step of AdamW.
     inference  evaluation mode, from images to instances with masks of their size.
 
+With --switches, ours is compared with itself instead: without them, with each alone and with all,
+in steps of a training from a batch of the data loader to updated weights and losses as numbers.
+
+    fused          AdamW in one kernel (optim_wrapper.optimizer.fused); on CUDA it also leaves out
+                   an update by a flag on the device
+    late_figures   losses are read one step later (AsyncRuntimeInfoHook)
+    device_masks   targets of masks are cut out on the device (DeviceTargetMaskHead)
+    channels_last  maps of neck and heads (channels_last=True)
+    pinned         images in pinned memory, asynchronous copies (AsyncDetDataPreprocessor)
+    compiled       the backbone (compile_backbone=True); CUDA only
+
 After the timed steps, one more of each model goes through PyTorch's profiler, which says how its
 time is spread over the parts: device time on CUDA, else time of the calling thread. `backward` and
 `optimizer` are of all parts; `rest` is losses, pasting of masks and what no part has.
@@ -22,6 +33,7 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -31,6 +43,8 @@ from swin_ext.benchmarks.backbone import ARCHS, PRECISIONS, parse_size, positive
 
 PEERS = ('mmdet', 'torchvision')
 MODES = ('train', 'inference')
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+SWITCHES = ('fused', 'late_figures', 'device_masks', 'channels_last', 'pinned', 'compiled')
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,13 +57,26 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add('--batch', type=positive, default=2, help='images per step (default: 2)')
     add('--peers', nargs='*', choices=PEERS, default=list(PEERS))
     add('--modes', nargs='+', choices=MODES, default=list(MODES))
+    add('--switches', nargs='*', choices=SWITCHES, help='compare these; all, if none is named')
+    add('--config', type=Path, help='with --switches: a Mask R-CNN in place of --arch')
     add('--precisions', nargs='+', choices=PRECISIONS, default=['fp32'])
     add('--repeats', type=positive, default=5, help='timed steps of each model (default: 5)')
     add('--device', choices=['cpu', 'cuda'], help='default: cuda if there is one')
     add('--threads', type=positive, help="CPU threads (default: PyTorch's)")
+    add('--clock', choices=CLOCKS, default='wall', help='cpu: for a CPU that others use, too')
     add('--json', type=Path, metavar='FILE', help='write all measurements here')
     args = parser.parse_args(argv)
     settle_device(parser, args)
+    if args.clock == 'cpu' and args.device != 'cpu':
+        parser.error('--clock cpu does not count a GPU')
+    if args.config and args.switches is None:
+        parser.error('--config is of --switches: name both')
+    if args.config and not args.config.is_file():
+        parser.error(f'--config: there is no file {args.config}')
+    if args.switches is not None:
+        args.modes, args.peers = ['step'], []
+        args.arch = args.config.stem if args.config else args.arch
+        args.switches = args.switches or list(SWITCHES)
     return args
 
 
@@ -62,6 +89,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
         `parts_ms`.
     """
     import torch
+    from mmengine.config import Config
     from tqdm import tqdm
 
     from swin_ext.benchmarks.backbone_models import OWN, find_missing
@@ -69,26 +97,55 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     from swin_ext.benchmarks.backbone_steps import PRECISIONS as DTYPES
     from swin_ext.benchmarks.backbone_steps import measure_steps
     from swin_ext.benchmarks.detector_models import build, make_batch
+    from swin_ext.benchmarks.detector_switches import (
+        build_variants,
+        make_raw_batch,
+        make_training_step,
+        mask_rcnn,
+    )
     from swin_ext.models.swin import ARCHITECTURES
 
     device = torch.device(args.device)
     skipped = find_missing(args.peers)
     peers = tuple(peer for peer in args.peers if peer not in skipped)
+    switches = list(args.switches or ())
+    if device.type == 'cpu' and 'compiled' in switches:
+        switches.remove('compiled')
+        skipped['compiled'] = 'compile_backbone leaves a backbone on a CPU as it is'
     report = dict(
         command=shlex.join(['python', 'tools/benchmark_detector.py', *argv]),
         machine=describe_machine(device),
         versions=find_versions(('mmdet', *(peer for peer in peers if peer != 'mmdet'))),
-        settings=dict(arch=args.arch, batch=args.batch, repeats=args.repeats, device=device.type),
+        settings=dict(
+            arch=args.arch,
+            batch=args.batch,
+            repeats=args.repeats,
+            device=device.type,
+            clock=args.clock,
+        ),
         skipped=skipped,
         cases=[],
     )
     print(header(report), flush=True)
     torch.manual_seed(0)
-    detectors = build(peers, ARCHITECTURES[args.arch], device)
+    if args.switches is None:
+        detectors, on = build(peers, ARCHITECTURES[args.arch], device), {}
+    else:
+        cfg = (
+            Config.fromfile(args.config).model
+            if args.config
+            else mask_rcnn(ARCHITECTURES[args.arch])
+        )
+        variants = build_variants(switches, cfg, device)
+        detectors = {name: detector for name, (detector, _) in variants.items()}
+        on = {name: switches for name, (_, switches) in variants.items()}
     num_cases = len(args.sizes) * len(args.precisions) * len(args.modes)
     with tqdm(total=num_cases * len(detectors) * args.repeats, unit='step') as progress:
         for size in args.sizes:
-            batch = make_batch(detectors[OWN].model, args.batch, size)
+            if args.switches is None:
+                batch = make_batch(detectors[OWN].model, args.batch, size)
+            else:
+                batch = make_raw_batch(args.batch, size)
             for precision in args.precisions:
                 autocast = nullcontext
                 if DTYPES[precision] is not None:
@@ -96,12 +153,20 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
                 for mode in args.modes:
                     progress.set_description('{}x{} {} {}'.format(*size, precision, mode))
                     steps = {
-                        name: make_step(detector, mode, batch, autocast)
+                        name: make_training_step(detector, on[name], batch, autocast)
+                        if mode == 'step'
+                        else make_step(detector, mode, batch, autocast)
                         for name, detector in detectors.items()
                     }
                     models = {name: detector.model for name, detector in detectors.items()}
                     results = measure_steps(
-                        steps, models, mode == 'train', device, args.repeats, progress
+                        steps,
+                        models,
+                        mode != 'inference',
+                        device,
+                        args.repeats,
+                        progress,
+                        CLOCKS[args.clock],
                     )
                     for name, result in results.items():
                         if 'error' not in result:

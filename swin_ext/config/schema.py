@@ -29,6 +29,8 @@ class RunConfig(BaseModel):
     max_iters: Optional[Positive] = None
     extend_schedule: StrictBool = False  # of SwinExtRunner
     sync_avg_factor: StrictBool = False  # of SwinExtRunner
+    channels_last: StrictBool = False  # of SwinExtRunner
+    compile_backbone: Union[StrictBool, dict] = False  # of SwinExtRunner
     inherited: Optional[dict] = None  # what was handed on, for the next time
 
     # mmengine.runner.Runner

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils import get_git_hash
+from torch import Tensor
 
 from swin_ext.engine.preprocessing_check import preprocessing_of
 
@@ -23,7 +24,7 @@ def collect_checkpoint(
 ) -> dict:
     """Gather what `Runner.save_checkpoint` of MMEngine 0.10 writes.
 
-    Nothing is copied: tensors are those of the training, on their devices.
+    Tensors are those of the training, on their devices, but for weights that are not contiguous.
 
     Args:
         runner: While it trains.
@@ -56,9 +57,11 @@ def collect_checkpoint(
         meta.update(preprocessing=preprocessing)
 
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    checkpoint = dict(
-        meta=meta, state_dict=model.state_dict(), message_hub=runner.message_hub.state_dict()
-    )
+    state_dict = model.state_dict()
+    for name, tensor in state_dict.items():  # channels-last weights are of no use to others
+        if isinstance(tensor, Tensor):
+            state_dict[name] = tensor.contiguous()
+    checkpoint = dict(meta=meta, state_dict=state_dict, message_hub=runner.message_hub.state_dict())
     if save_optimizer:
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             raise TypeError(

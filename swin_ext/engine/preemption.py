@@ -19,6 +19,8 @@ import torch
 from mmengine.dist import get_world_size
 from torch import distributed
 
+from swin_ext.utils.shared_store import store_of_ranks
+
 _number = itertools.count()  # of announcements, the same on all ranks
 
 
@@ -75,7 +77,7 @@ class Announcement:
         """Whether any rank is known to have a signal, at times when ranks do not go in step."""
         if self._group is None:
             return self.received is not None
-        store = distributed.distributed_c10d._get_default_store()
+        store = store_of_ranks()
         if self.received is not None:
             store.set(self._key, '1')
             return True

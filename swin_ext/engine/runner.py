@@ -27,10 +27,12 @@ from swin_ext.checkpoint.writer import CheckpointWriter, copy_to_cpu, remove_unf
 from swin_ext.config import finalise_config
 from swin_ext.engine.checkpoint_loading import load_checkpoint
 from swin_ext.engine.checkpoint_saving import collect_checkpoint
+from swin_ext.engine.compiled_backbone import compile_backbone
 from swin_ext.engine.ddp_options import ddp_options, sync_heads
 from swin_ext.engine.distributed.agreement import check_agreement
 from swin_ext.engine.distributed.connection import connect
 from swin_ext.engine.errors import SettingError
+from swin_ext.engine.optim.fused import where_served
 from swin_ext.engine.optim.lr_scaling import scale_lr
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.preemption import UndisturbedWorker
@@ -55,6 +57,8 @@ class SwinExtRunner(Runner):
 
     A top-level `extend_schedule=True` stretches the schedules of a resumed run to its new length.
     `sync_avg_factor=True` averages losses over the samples of all ranks (see `sync_heads`).
+    `channels_last=True` lays the maps of neck and heads so in memory (see `use_channels_last`),
+    and `compile_backbone` compiles the backbone (see the function of this name).
     """
 
     @classmethod
@@ -75,9 +79,15 @@ class SwinExtRunner(Runner):
         super().setup_env(env_cfg)
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
-        """Build what upstream builds, with workers that signals to the whole job do not end."""
-        loader = Runner.build_dataloader(*args, **kwargs)
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """Build what upstream builds, with workers that signals to the whole job do not end.
+
+        `pin_memory=True` is left out where there is no CUDA device to pin memory for.
+        """
+        if isinstance(dataloader, dict) and dataloader.get('pin_memory'):
+            dataloader = copy.copy(dataloader)
+            dataloader['pin_memory'] = torch.cuda.is_available()
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if not isinstance(loader.worker_init_fn, UndisturbedWorker):
             loader.worker_init_fn = UndisturbedWorker(loader.worker_init_fn)
         return loader
@@ -93,6 +103,11 @@ class SwinExtRunner(Runner):
                 model_wrapper_cfg.setdefault('device_ids', device_ids)
         if self.cfg.get('sync_avg_factor', False):
             sync_heads(model, self.logger)
+        if self.cfg.get('channels_last', False):
+            from swin_ext.models.channels_last import use_channels_last  # imports mmdet
+
+            parts = use_channels_last(getattr(model, 'module', model))
+            self.logger.info(f'channels_last: maps of {", ".join(parts)} are channels-last.')
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
@@ -101,7 +116,10 @@ class SwinExtRunner(Runner):
         return logger
 
     def build_optim_wrapper(self, optim_wrapper):
-        """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`)."""
+        """Build what upstream builds, of a class that can leave updates out (`UpdateGuard`).
+
+        `optimizer.fused=True` is left out where PyTorch does not serve it.
+        """
         # BackboneFreezeHook: the optimizer takes the parameters that are trainable by now.
         self.call_hook('before_build_optim_wrapper')
         if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
@@ -110,6 +128,9 @@ class SwinExtRunner(Runner):
             if wrapper is not None:  # upstream says what is wrong with an unknown one
                 optim_wrapper = copy.copy(optim_wrapper)
                 optim_wrapper['type'] = guarded(wrapper)
+            if isinstance(optim_wrapper['optimizer'], dict):
+                optim_wrapper = copy.copy(optim_wrapper)
+                optim_wrapper['optimizer'] = where_served(optim_wrapper['optimizer'], self.model)
         return super().build_optim_wrapper(optim_wrapper)
 
     def scale_lr(self, optim_wrapper, auto_scale_lr: dict | None = None) -> None:
@@ -129,6 +150,8 @@ class SwinExtRunner(Runner):
             if on_main_process(has_begun_before, self.work_dir):
                 self.logger.info('Slurm has started this job again: it goes on where it was.')
                 self._load_from, self._resume = None, True
+            model = getattr(self.model, 'module', self.model)
+            compile_backbone(model, self.cfg.get('compile_backbone', False), self.logger)
             try:
                 model = super().train()
             except BaseException:

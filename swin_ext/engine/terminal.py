@@ -15,6 +15,7 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
 
 from swin_ext.engine.errors import ConnectError
+from swin_ext.utils.shared_store import store_of_ranks
 
 # How messages begin that are in the log file alone, for nobody reads them as they pass by.
 LOG_FILE_ONLY = (
@@ -129,8 +130,7 @@ def is_first_to_tell(error: BaseException) -> bool:
     if get_dist_info()[1] == 1:
         return True
     try:
-        store = torch.distributed.distributed_c10d._get_default_store()
-        return store.add('swin_ext/errors_told', 1) == 1
+        return store_of_ranks().add('swin_ext/errors_told', 1) == 1
     except Exception:  # the rank that held the store is gone: better told twice than not at all
         return True
 

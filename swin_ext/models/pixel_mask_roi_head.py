@@ -15,6 +15,7 @@ from mmdet.models.task_modules.samplers import SamplingResult
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from swin_ext.models.device_masks import on_device
 from swin_ext.utils.errors import UserError
 
 
@@ -59,7 +60,8 @@ class PixelMaskRoIHead(StandardRoIHead):
         return self.mask_head(x[0])
 
     def _mask_forward(self, x: tuple[Tensor, ...], rois: Tensor, **kwargs) -> dict:
-        logits = self.pixel_logits(x).float()  # autocast would round rois to its type
+        # Autocast would round rois to its type; mmcv's RoIAlign reads contiguous memory alone.
+        logits = self.pixel_logits(x).float().contiguous()
         layer = self.mask_roi_extractor.roi_layers[0]
         mask_preds = roi_align(
             logits,
@@ -94,10 +96,9 @@ def class_maps(batch_gt_instances: list, like: Tensor) -> Tensor:
     """How much of each pixel of `like` (B, C, H, W) the annotations of a class cover."""
     maps = []
     for instances in batch_gt_instances:
-        masks = torch.from_numpy(instances.masks.masks).to(like.device)
-        union = torch.stack(
-            [(masks[instances.labels == label] > 0).any(0) for label in range(like.shape[1])]
-        )
+        masks = on_device(instances.masks, like.device) > 0
+        of_classes = [instances.labels == label for label in range(like.shape[1])]
+        union = torch.stack([(masks & each[:, None, None]).any(0) for each in of_classes])
         maps.append(F.adaptive_avg_pool2d(union.to(like.dtype), like.shape[2:]))
     return torch.stack(maps)
 

@@ -79,11 +79,17 @@ class SwinBackbone(BaseModule):
             `attn_impl`, a size or rate out of its range, or an argument that is for the other
             version.
 
+    Attributes:
+        channels_last: Whether maps are returned as they are in memory instead of as contiguous
+            copies; see `use_channels_last`.
+
     Example:
         >>> backbone = SwinBackbone(arch='tiny')
         >>> [tuple(map.shape) for map in backbone(torch.rand(1, 3, 200, 300))]
         [(1, 96, 50, 75), (1, 192, 25, 38), (1, 384, 13, 19), (1, 768, 7, 10)]
     """
+
+    channels_last = False
 
     def __init__(
         self,
@@ -300,7 +306,8 @@ class SwinBackbone(BaseModule):
             with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
                 x = stage(x)
                 if i in self.out_indices:
-                    outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2).contiguous())
+                    out = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
+                    outs.append(out if self.channels_last else out.contiguous())
                 if stage.downsample is not None:
                     x = stage.downsample(x)
         return tuple(outs)

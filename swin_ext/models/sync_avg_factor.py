@@ -27,7 +27,7 @@ class SyncedAnchors:
         targets = super().get_targets(anchor_list, *args, **kwargs)
         if targets is None:
             return targets
-        own = anchor_list[0][0].new_tensor(float(targets[4]))
+        own = anchor_list[0][0].new_full((), float(targets[4]))  # no upload to be waited for
         return *targets[:4], mean_over_ranks(own), *targets[5:]
 
 
@@ -36,7 +36,7 @@ class SyncedBoxes:
 
     def loss(self, cls_score, bbox_pred, rois, labels, label_weights, *args, **kwargs) -> dict:
         losses = super().loss(cls_score, bbox_pred, rois, labels, label_weights, *args, **kwargs)
-        own = torch.stack([(label_weights > 0).sum(), label_weights.new_tensor(len(labels))])
+        own = torch.stack([(label_weights > 0).sum(), label_weights.new_full((), len(labels))])
         own = own.float()  # (2,)
         of_classes, of_boxes = own.clamp(min=1) / mean_over_ranks(own)
         return {
@@ -52,7 +52,7 @@ class SyncedMasks:
 
     def loss_and_target(self, mask_preds: Tensor, *args, **kwargs) -> dict:
         found = super().loss_and_target(mask_preds, *args, **kwargs)
-        own = mask_preds.new_tensor(float(len(mask_preds)))
+        own = mask_preds.new_full((), float(len(mask_preds)))
         factor = own / mean_over_ranks(own)
         losses = {name: loss * factor for name, loss in found['loss_mask'].items()}
         return dict(found, loss_mask=losses)

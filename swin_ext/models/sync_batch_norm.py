@@ -27,7 +27,7 @@ class CPUSyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        own = input.new_tensor([float(input.numel() // input.shape[1])])
+        own = input.new_full((1,), float(input.numel() // input.shape[1]))
         sums = all_reduce(torch.cat([input.sum(dims), own]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
         centred = input - mean.view(shape)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from mmengine.config import Config
 
 import swin_ext.registration  # noqa: F401
-from swin_ext.benchmarks import detector, detector_models
+from swin_ext.benchmarks import detector, detector_models, detector_switches
 from swin_ext.benchmarks.backbone_models import UnequalWorkError
 from swin_ext.benchmarks.detector_models import build, make_batch
 from swin_ext.models.swin import ARCHITECTURES
+from toy_mask_rcnn import model_config
 
 MICRO = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
 
@@ -32,6 +35,7 @@ def few_samples(monkeypatch, tmp_path):
     cfg.dump(path)
     monkeypatch.setattr(detector_models, 'DETECTOR_CONFIG', path)
     monkeypatch.setattr('swin_ext.benchmarks.backbone_models.DETECTOR_CONFIG', path)
+    monkeypatch.setattr(detector_switches, 'DETECTOR_CONFIG', path)
     monkeypatch.setitem(ARCHITECTURES, 'tiny', MICRO)
 
 
@@ -95,9 +99,63 @@ def test_other_work_is_refused(monkeypatch):
 
 
 def test_wrong_arguments(capsys):
-    for wrong in ('--device cuda', '--device cpu --precisions fp16', '--sizes 0x3'):
+    for wrong in (
+        '--device cuda',
+        '--device cpu --precisions fp16',
+        '--sizes 0x3',
+        '--device cpu --config some.py',
+        '--device cpu --switches --config some.py',
+    ):
         if 'cuda' in wrong and torch.cuda.is_available():
             continue
         with pytest.raises(SystemExit):
             detector.parse_args(wrong.split())
         assert wrong.split()[-2] in capsys.readouterr().err
+
+
+def small_mask_rcnn():
+    return model_config(roi_head__bbox_head__num_classes=80, roi_head__mask_head__num_classes=80)
+
+
+def test_switches_are_compared_with_ours_without_them(tmp_path, capsys):
+    path = tmp_path / 'small.py'
+    Config(dict(model=small_mask_rcnn())).dump(path)
+    arguments = f'--config {path} --sizes 64 --batch 1 --repeats 1 --device cpu --clock cpu'
+    report = detector.main([*arguments.split(), '--switches', 'fused', 'compiled'])
+    assert report['settings']['arch'] == 'small'
+    (case,) = report['cases']
+    assert case['mode'] == 'step' and report['settings']['clock'] == 'cpu'
+    assert list(case['models']) == ['swin_ext', 'swin_ext fused']
+    assert report['skipped'] == {'compiled': 'compile_backbone leaves a backbone on a CPU as it is'}
+    for result in case['models'].values():
+        assert len(result['times_s']) == 1 and 'optimizer' in result['parts_ms']
+    assert capsys.readouterr().out.count('| 64x64 | fp32 | step | swin_ext fused |') == 2
+
+
+def test_switches_change_no_number():
+    torch.manual_seed(0)
+    switches = ('channels_last', 'pinned', 'device_masks')
+    variants = detector_switches.build_variants(switches, small_mask_rcnn(), torch.device('cpu'))
+    of_arch = detector_switches.mask_rcnn(MICRO)
+    assert of_arch.backbone.arch == MICRO and of_arch.neck.in_channels == [8, 16, 32, 64]
+    assert [on for _, on in variants.values()][1:] == [*({each} for each in switches), {*switches}]
+    raw, losses, kinds = detector_switches.make_raw_batch(1, (64, 96)), {}, {}
+    for name in ('swin_ext', 'swin_ext all'):
+        each, on = variants[name]
+        on = on | {'fused', 'late_figures'} if on else on
+        parse = each.model.parse_losses
+
+        def kept(found, name=name, parse=parse):
+            losses[name] = float(parse(found)[0].detach())
+            return parse(found)
+
+        each.model.parse_losses = kept
+        detector_switches.make_training_step(each, on, raw, nullcontext)()
+        kinds[name] = (
+            type(each.model.roi_head.mask_head).__name__,
+            type(each.model.data_preprocessor).__name__,
+            each.model.neck.fpn_convs[0].conv.weight.is_contiguous(),
+        )
+    assert losses['swin_ext all'] == pytest.approx(losses['swin_ext'], rel=1e-4)
+    assert kinds['swin_ext'] == ('FCNMaskHead', 'DetDataPreprocessor', True)
+    assert kinds['swin_ext all'] == ('DeviceTargetMaskHead', 'AsyncDetDataPreprocessor', False)

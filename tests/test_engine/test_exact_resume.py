@@ -40,6 +40,7 @@ RUNS = dict(
     workers=dict(num_workers=2),
     one_cycle_and_momentum=dict(param_scheduler=ONE_CYCLE),
     warmup_step=dict(param_scheduler=WARMUP_STEP, optim_wrapper=dict(optimizer=ADAMW)),
+    fused=dict(optim_wrapper=dict(optimizer=dict(ADAMW, fused=True), clip_grad=dict(max_norm=1))),
     by_epoch=dict(param_scheduler=BY_EPOCH),
     plateau=dict(param_scheduler=PLATEAU),
     ema=dict(default_hooks=EMA),

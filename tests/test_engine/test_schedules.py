@@ -80,7 +80,7 @@ def test_flagship_is_made_of_pieces_of_the_same_values():
     assert IN_FLAGSHIP <= set(cfg)
     assert cfg.optim_wrapper.type == 'AutocastOptimWrapper'
     assert cfg.optim_wrapper.optimizer == dict(
-        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05
+        type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True
     )
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=10, norm_type=2)
 

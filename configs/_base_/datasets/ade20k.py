@@ -22,6 +22,7 @@ train_dataloader = dict(
     batch_size=2,  # on 8 GPUs
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # where there is a CUDA device
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='ADE20KDataset',
@@ -33,6 +34,7 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # where there is a CUDA device
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ADE20KDataset',

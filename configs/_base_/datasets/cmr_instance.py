@@ -25,6 +25,7 @@ train_dataloader = dict(
     batch_size=4,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # where there is a CUDA device
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CMRDataset',
@@ -39,6 +40,7 @@ val_dataloader = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CMRDataset',

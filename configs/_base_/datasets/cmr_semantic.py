@@ -32,6 +32,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # where there is a CUDA device
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(**_files, ann_file='train.txt', pipeline=train_pipeline),
 )
@@ -39,6 +40,7 @@ val_dataloader = dict(
     batch_size=1,  # images of a batch must be of one size
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,  # where there is a CUDA device
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(**_files, ann_file='val.txt', test_mode=True, pipeline=test_pipeline),
 )

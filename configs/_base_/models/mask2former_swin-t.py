@@ -7,7 +7,7 @@ custom_imports = dict(imports=['swin_ext'], allow_failed_imports=False)
 model = dict(
     type='Mask2Former',
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
+        type='AsyncDetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

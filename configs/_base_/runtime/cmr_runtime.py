@@ -3,6 +3,7 @@ default_scope = 'mmdet'
 runner_type = 'SwinExtRunner'
 
 default_hooks = dict(
+    runtime_info=dict(type='AsyncRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='TerminalLoggerHook', interval=20, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

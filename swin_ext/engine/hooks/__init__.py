@@ -1,4 +1,5 @@
 from swin_ext.engine.hooks.adapt_checkpoint_hook import AdaptCheckpointHook
+from swin_ext.engine.hooks.async_runtime_info_hook import AsyncRuntimeInfoHook
 from swin_ext.engine.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 from swin_ext.engine.hooks.backbone_freeze_hook import BackboneFreezeHook
 from swin_ext.engine.hooks.best_checkpoint_hook import BestCheckpointHook
@@ -16,6 +17,7 @@ from swin_ext.engine.hooks.terminal_logger_hook import TerminalLoggerHook
 
 __all__ = [
     'AdaptCheckpointHook',
+    'AsyncRuntimeInfoHook',
     'AtomicCheckpointHook',
     'BackboneFreezeHook',
     'BestCheckpointHook',

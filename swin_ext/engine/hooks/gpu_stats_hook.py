@@ -10,12 +10,13 @@ from collections import deque
 
 import torch
 from mmengine.dist import all_gather_object
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from swin_ext.engine.errors import SettingError
 from swin_ext.engine.hooks.device_stats import MIB, CPUReader, GPUReader, Sampler
+from swin_ext.engine.hooks.logged_iterations import is_logged
 
 # Ranks of DistributedDataParallel take equally long but for this; then the one that waits for data
 # is the one the others wait for.
@@ -73,7 +74,6 @@ class GPUStatsHook(Hook):
             readers.insert(0, functools.partial(GPUReader, self._device.index))
         self._sampler = Sampler(readers, self.sample_interval_s)
         self._sampler.start()
-        self._logger_hook = next((h for h in runner.hooks if isinstance(h, LoggerHook)), None)
         self._reset()
 
     def _reset(self) -> None:
@@ -92,7 +92,7 @@ class GPUStatsHook(Hook):
         # For whoever shows it; it is of this moment, and not for checkpoints.
         runner.message_hub.update_info('device_status', self.status(), resumed=False)
         # The line is written before the last hooks have run: it gets what is known until here.
-        if self._logs(runner, batch_idx):
+        if is_logged(runner, batch_idx):
             self._report(runner)
 
     def after_train_iter(
@@ -137,18 +137,6 @@ class GPUStatsHook(Hook):
             if name in values
         ]
         return f'{reader.name} {" ".join(parts)}' if parts else ''
-
-    def _logs(self, runner: Runner, batch_idx: int) -> bool:
-        """Whether `LoggerHook` will log this iteration."""
-        hook = self._logger_hook
-        if hook is None:
-            return False
-        if self.every_n_inner_iters(batch_idx, hook.interval):
-            return True
-        short = len(runner.train_dataloader) <= hook.interval
-        return self.end_of_epoch(runner.train_dataloader, batch_idx) and (
-            not hook.ignore_last or short
-        )
 
     def _report(self, runner: Runner) -> None:
         values = self._sampler.take()

@@ -42,7 +42,9 @@ class NonFiniteLossHook(Hook):
     rank, `rank`, `losses` (by name) and `images` (the metainfo of each).
 
     The loss is looked at while the device computes gradients, so it need not wait for the host.
-    Gradients are waited for once an update. Several ranks exchange a number for each of both.
+    Gradients are waited for once an update; but a fused AdamW on CUDA leaves its update out by
+    itself, and what happened is logged, counted and acted upon one iteration later. Several ranks
+    exchange a number for each of both.
 
     Args:
         max_consecutive: Iterations in a row at which training stops.
@@ -80,18 +82,42 @@ class NonFiniteLossHook(Hook):
         hub = runner.message_hub  # saved in checkpoints
         self.consecutive = hub.get_info('nonfinite_losses_in_a_row', 0)
         self.total = hub.get_info('nonfinite_losses', 0)
+        self._late = None  # number, batch and losses of the iteration that is yet to be looked at
 
     def after_train(self, runner: Runner) -> None:
+        if self._late is not None:
+            self._count(runner, runner.optim_wrapper.last_iteration(), runner.iter, *self._late)
         self.close(runner)
 
     def close(self, runner: Runner) -> None:
+        self._late = None
         if isinstance(runner.optim_wrapper, UpdateGuard):
             runner.optim_wrapper.guards_updates = False
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        what = runner.optim_wrapper.nonfinite
+        iteration = (runner.iter + 1, data_batch, outputs)
+        if runner.optim_wrapper.is_late:
+            outputs = {name: detached(value) for name, value in (outputs or {}).items()}
+            iteration, self._late = self._late, (runner.iter + 1, data_batch, outputs)
+            if iteration is None:
+                return
+        self._count(runner, runner.optim_wrapper.nonfinite, runner.iter + 1, *iteration)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Count an iteration that is late for the run that resumes after it."""
+        if self._late is not None:
+            nonfinite = runner.optim_wrapper.last_iteration() is not None
+            checkpoint['message_hub']['runtime_info'].update(
+                nonfinite_losses_in_a_row=self.consecutive + 1 if nonfinite else 0,
+                nonfinite_losses=self.total + nonfinite,
+            )
+
+    def _count(
+        self, runner: Runner, what: str | None, done: int, iteration: int, data_batch, outputs
+    ) -> None:
+        """Count what happened in an iteration, when `done` iterations are done."""
         nonfinite = what is not None
         if not nonfinite and not self.consecutive:
             return
@@ -100,9 +126,11 @@ class NonFiniteLossHook(Hook):
         runner.message_hub.update_info('nonfinite_losses_in_a_row', self.consecutive)
         runner.message_hub.update_info('nonfinite_losses', self.total)
         if nonfinite:
-            self._report(runner, what, data_batch, outputs)
+            self._report(runner, what, done, iteration, data_batch, outputs)
 
-    def _report(self, runner: Runner, what: str, data_batch, outputs) -> None:
+    def _report(
+        self, runner: Runner, what: str, done: int, iteration: int, data_batch, outputs
+    ) -> None:
         """Log what every rank knows; stop where a limit is reached."""
         losses = {
             name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()
@@ -115,7 +143,7 @@ class NonFiniteLossHook(Hook):
         lines = '\n'.join(described(rank) for rank in ranks)
         verb = 'is' if what == 'loss' else 'are'
         runner.logger.warning(
-            f'The {what} of iteration {runner.iter + 1} {verb} not finite; the update is skipped '
+            f'The {what} of iteration {iteration} {verb} not finite; the update is skipped '
             f'({self.consecutive} in a row, at most {self.max_consecutive}; {self.total} in all, '
             f'at most {self.max_total}).\n{lines}'
         )
@@ -140,12 +168,11 @@ class NonFiniteLossHook(Hook):
             )
         else:
             return
-        folder, filename = Path(runner.work_dir, 'nonfinite_loss'), f'iter_{runner.iter + 1}.pth'
+        folder, filename = Path(runner.work_dir, 'nonfinite_loss'), f'iter_{done}.pth'
 
         def save() -> None:
-            runner.save_checkpoint(
-                str(folder), filename, meta=dict(nonfinite_loss=ranks), by_epoch=False
-            )
+            meta = dict(nonfinite_loss=ranks, iter=done)
+            runner.save_checkpoint(str(folder), filename, meta=meta, by_epoch=False)
             if hasattr(runner, 'checkpoint_writer'):  # SwinExtRunner saves in the background
                 runner.checkpoint_writer.flush()
 
@@ -158,9 +185,14 @@ class NonFiniteLossHook(Hook):
         except Exception as error:  # must not hide why training ended
             saved = f'There is no checkpoint of it: {error}'
         raise NonFiniteLossError(
-            f'Training stopped at iteration {runner.iter + 1}, whose {what} {verb} not finite: '
+            f'Training stopped at iteration {iteration}, whose {what} {verb} not finite: '
             f'{reason}\n{lines}\n{saved}'
         )
+
+
+def detached(value):
+    """A loss without the graph that it came from."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def image_metas(data_batch) -> list[dict]:

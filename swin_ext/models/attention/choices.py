@@ -25,7 +25,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
@@ -33,6 +32,7 @@ from swin_ext.models.attention import measuring
 from swin_ext.models.attention.problem import AttentionTerms, Problem
 from swin_ext.utils.errors import UserError
 from swin_ext.utils.files import replacing_text
+from swin_ext.utils.shared_store import store_of_ranks
 
 VARIABLE = 'SWIN_EXT_ATTENTION_CHOICES'  # environment variable: path of the file of choices
 DEFAULT = 'eager'
@@ -162,7 +162,7 @@ class Choices:
         return name if implementations[name].refusal(problem) is None else DEFAULT
 
     def _agree(self, case: Case, measure: Callable[[], dict[str, float]]) -> str:
-        store, key = _store_of_ranks(), 'swin_ext/attention/' + json.dumps(case)
+        store, key = store_of_ranks(), 'swin_ext/attention/' + json.dumps(case)
         if store is not None and store.check([key]):
             return store.get(key).decode()
         times = measure()
@@ -202,13 +202,6 @@ def may_measure(problem: Problem) -> bool:
         return not torch.cuda.is_current_stream_capturing()
     B, H, W, C = problem.shape
     return B * H * W * C >= LARGE_ON_CPU
-
-
-def _store_of_ranks() -> dist.Store | None:
-    """What the ranks formed their group with; None where there is but one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return None
-    return dist.distributed_c10d._get_default_store()
 
 
 def _in_words(case: Case) -> str:
