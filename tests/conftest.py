@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from forked_python import forked_python
 from tiny_model import TinyModel
 from toy_cmr import ToyCMR
 
 # Another place is given by the environment variable CMR_TEST_DATA.
 REAL_DATA = Path(os.environ.get('CMR_TEST_DATA') or Path(__file__).parents[2] / 'shared' / 'data')
+
+
+# Begun first, for the processes of a run to end at the same time.
+LONGEST = ('test_slurm.py', 'test_fault.py', 'test_triton.py', 'test_mim.py', 'test_layout.py')
+
+
+def pytest_collection_modifyitems(items) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture
@@ -22,6 +34,13 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope='session')
+def quick_python(tmp_path_factory) -> str:
+    """A Python to run scripts with whose imports of upstream are made; see `forked_python`."""
+    with forked_python(tmp_path_factory.mktemp('python')) as python:
+        yield str(python)
+
+
 @pytest.fixture
 def toy_cmr(tmp_path) -> ToyCMR:
     return ToyCMR(tmp_path / 'toy_cmr')
@@ -29,5 +48,14 @@ def toy_cmr(tmp_path) -> ToyCMR:
 
 @pytest.fixture(scope='session')
 def tiny_model(tmp_path_factory) -> TinyModel:
-    """A trained model; its files must be left as they are."""
-    return TinyModel(tmp_path_factory.mktemp('tiny_model'))
+    """A trained model; its files must be left as they are. Trained once for all processes."""
+    import swin_ext.registration  # noqa: F401 (where another process has trained it)
+
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    made = folder / 'tiny_model.pickle'
+    with FileLock(f'{made}.lock'):
+        if not made.exists():
+            made.write_bytes(pickle.dumps(TinyModel(folder / 'tiny_model')))
+    return pickle.loads(made.read_bytes())

@@ -1,4 +1,7 @@
-"""The commands of the README, run as a user does: from another directory, in new processes."""
+"""The commands of the README, run as a user does: from another directory, in new processes.
+
+The first training imports all that it needs; the others start in forks (see `forked_python`).
+"""
 
 import contextlib
 import fcntl
@@ -28,9 +31,9 @@ NANO = CONFIGS / 'mask_rcnn_swin-nano_cmr.py'
 FLAGSHIP = CONFIGS / 'mask_rcnn_swin-s_cmr.py'
 
 
-def mim(command, config, *args, cwd, options=(), check=True, on_terminal=False):
+def mim(python, command, config, *args, cwd, options=(), check=True, on_terminal=False):
     """Run a MIM command; return its exit status and output."""
-    call = [sys.executable, '-m', 'mim', command, 'mmdet', str(config), *map(str, args)]
+    call = [python, '-m', 'mim', command, 'mmdet', str(config), *map(str, args)]
     call += ['--cfg-options', *options] if options else []
     return run(call, cwd, check, on_terminal)
 
@@ -86,9 +89,8 @@ class Training:
             'default_hooks.checkpoint.interval=4',
             'default_hooks.logger.interval=1',
         ]
-        self.terminal = mim(
-            'train', NANO, '--work-dir', self.work_dir, cwd=root, options=self.options
-        ).stdout
+        train = (sys.executable, 'train', NANO, '--work-dir', self.work_dir)
+        self.terminal = mim(*train, cwd=root, options=self.options).stdout
         self.log = log_file(self.work_dir)
         (self.best,) = self.work_dir.glob('best_coco_segm_mAP_iter_*.pth')
 
@@ -107,11 +109,12 @@ def test_training_logs_saves_and_draws(training):
     assert checkpoint['meta']['dataset_meta']['classes'] == ('LV', 'Myo', 'RV')
 
 
-def test_best_checkpoint_reproduces_its_validation_exactly(training):
+def test_best_checkpoint_reproduces_its_validation_exactly(training, quick_python):
     iteration = int(re.search(r'iter_(\d+)', training.best.name)[1])
     folder = training.work_dir / 'test'
     # Without --work-dir, a test writes beside its checkpoint.
     terminal = mim(
+        quick_python,
         'test',
         NANO,
         '--checkpoint',
@@ -133,11 +136,12 @@ def test_best_checkpoint_reproduces_its_validation_exactly(training):
     assert (folder / 'cmr_slices.csv').exists() and (folder / 'cmr_boxplots.png').exists()
 
 
-def test_resume_continues_from_the_last_checkpoint(training):
+def test_resume_continues_from_the_last_checkpoint(training, quick_python):
     resumed = training.root / 'resumed'
     shutil.copytree(training.work_dir, resumed)
     (resumed / 'last_checkpoint').write_text(str(resumed / 'iter_4.pth'))
     terminal = mim(
+        quick_python,
         'train',
         NANO,
         '--work-dir',
@@ -189,10 +193,10 @@ def test_the_terminal_of_a_training(training):
         assert content in training.log
 
 
-def test_a_wrong_path_is_what_the_terminal_ends_with(tmp_path):
+def test_a_wrong_path_is_what_the_terminal_ends_with(quick_python, tmp_path):
     """Run as MIM runs it, whose own traceback comes below."""
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
-    call = [sys.executable, str(script), str(NANO), '--cfg-options', 'data_root=nowhere']
+    call = [quick_python, str(script), str(NANO), '--cfg-options', 'data_root=nowhere']
     done = run(call, tmp_path, check=False)
     assert done.returncode == 1
     end = done.stdout.rstrip().split('\n')[-8:]
@@ -248,8 +252,9 @@ def test_data_root_from_the_environment(training, monkeypatch):
         build_runner(training, data_root='/from/the/command/line').train()
 
 
-def test_flagship_takes_steps_on_a_cpu_from_scratch(training):
+def test_flagship_takes_steps_on_a_cpu_from_scratch(training, quick_python):
     mim(
+        quick_python,
         'train',
         FLAGSHIP,
         '--work-dir',
@@ -288,7 +293,7 @@ def test_flagship_without_network_says_what_to_do(training):
         runner.train()
 
 
-def test_malicious_checkpoint_runs_nothing(training, tmp_path):
+def test_malicious_checkpoint_runs_nothing(training, quick_python, tmp_path):
     marker = tmp_path / 'it_ran'
 
     class Payload:
@@ -299,6 +304,7 @@ def test_malicious_checkpoint_runs_nothing(training, tmp_path):
     checkpoint['meta']['payload'] = Payload()
     torch.save(checkpoint, tmp_path / 'malicious.pth')
     done = mim(
+        quick_python,
         'test',
         NANO,
         '--checkpoint',

@@ -1,4 +1,7 @@
-"""Trainings and tests on a real Slurm of two nodes, preempted, cancelled and killed."""
+"""Trainings and tests on a real Slurm of two nodes, preempted, cancelled and killed.
+
+Ranks start in forks (see `forked_python`), which end as the tasks of Slurm do.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,23 +26,25 @@ ROOT = Path(__file__).parents[1]
 NANO = ROOT / 'configs' / 'mask_rcnn_swin-nano_cmr.py'
 README = (ROOT / 'README.md').read_text()
 COMMAND = 'mim train mmdet CONFIG --launcher slurm --partition gpu --gpus 2 --gpus-per-node 1'
-ENV = dict(GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1', PYTHON=sys.executable)
 MOST_SECONDS = 240
 
 
 @pytest.fixture(scope='module')
-def cluster():
+def cluster(request):
     skip_without_slurm()
-    with slurm_cluster() as base:
-        yield base
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name, value in ENV.items():
-        monkeypatch.setenv(name, value)
-    path = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, path)))
+    env = dict(
+        GLOO_SOCKET_IFNAME='lo',
+        OMP_NUM_THREADS='1',
+        PYTHON=request.getfixturevalue('quick_python'),
+        PYTHONPATH=os.pathsep.join(
+            filter(None, [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH')])
+        ),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        with slurm_cluster() as base:
+            yield base
 
 
 def wait_for(condition, seconds=MOST_SECONDS):
@@ -71,7 +75,7 @@ class Training:
 
 
 def mim(command: str, arguments: str, options: list[str], cwd: Path) -> str:
-    call = [sys.executable, '-m', *command.split(), *arguments.split(), *options]
+    call = [os.environ['PYTHON'], '-m', *command.split(), *arguments.split(), *options]
     done = subprocess.run(
         call, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -81,11 +85,7 @@ def mim(command: str, arguments: str, options: list[str], cwd: Path) -> str:
 
 @pytest.fixture(scope='module')
 def training(cluster, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    with patch.context() as context:
-        for name, value in ENV.items():
-            context.setenv(name, value)
-        yield Training(tmp_path_factory.mktemp('mim'))
+    return Training(tmp_path_factory.mktemp('mim'))
 
 
 def test_the_command_of_the_readme_trains_on_two_nodes(training):
@@ -186,11 +186,9 @@ def uninterrupted(cluster, tmp_path_factory):
     """Two ranks on one node, by srun alone."""
     work_dir = tmp_path_factory.mktemp('uninterrupted')
     script = ROOT / 'tests' / 'toy_slurm_run.py'
-    call = ['srun', '-p', 'gpu', '-N', '1', '-n', '2', sys.executable, script, 'toy']
-    env = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{ROOT / "tests"}', **ENV)
+    call = ['srun', '-p', 'gpu', '-N', '1', '-n', '2', os.environ['PYTHON'], script, 'toy']
     done = subprocess.run(
         [*call, '--launcher', 'slurm', '--work-dir', work_dir],
-        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -201,6 +199,7 @@ def uninterrupted(cluster, tmp_path_factory):
 
 
 def test_a_preempted_job_is_requeued_and_loses_no_iteration(uninterrupted, tmp_path):
+    (tmp_path / PAUSE).touch()
     job = submit(tmp_path, '-N', '2')
     wait_for_iteration(tmp_path, 20)
     urgent = slurm(
@@ -215,7 +214,6 @@ def test_a_preempted_job_is_requeued_and_loses_no_iteration(uninterrupted, tmp_p
     assert_same_weights(tmp_path, uninterrupted)
 
 
-@pytest.mark.slow
 def test_cancelled_killed_and_lost_jobs_come_to_the_same_weights(uninterrupted, tmp_path):
     """Beside each other, for most of the time goes by with waiting."""
     folders = {name: tmp_path / name for name in ('cancelled', 'killed', 'limit', 'node')}
@@ -228,14 +226,13 @@ def test_cancelled_killed_and_lost_jobs_come_to_the_same_weights(uninterrupted, 
     slurm('scancel', jobs['cancelled'])
     slurm('scancel', '--signal=KILL', f'{jobs["killed"]}.0')
     slurm('scancel', '--signal=USR2', jobs['limit'])  # as at the end of --time
-    time.sleep(2)
-    for name in ('cancelled', 'killed', 'limit'):
-        (folders[name] / PAUSE).unlink()
     for name in ('cancelled', 'killed'):
         wait_for(lambda name=name: state_of(jobs[name]) in ('CANCELLED', 'FAILED'))
     wait_for(lambda: 'is requeued and goes on' in logs(folders['limit']))
     slurm('scontrol', 'update', 'NodeName=127.0.0.2', 'State=DOWN', 'Reason=test')
-    (folders['node'] / PAUSE).unlink()
+    wait_for(lambda: state_of(jobs['node']) != 'RUNNING')
+    for folder in folders.values():
+        (folder / PAUSE).unlink()
     wait_for(lambda: state_of(jobs['node']) == 'PENDING')
     slurm('scontrol', 'update', 'NodeName=127.0.0.2', 'State=RESUME')
 

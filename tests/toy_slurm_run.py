@@ -1,4 +1,4 @@
-"""A training of 60 iterations of at least 50 ms as one task of Slurm: CONFIG is not read."""
+"""A training of 60 iterations as one task of Slurm: CONFIG is not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 NUM_ITERATIONS = 60
 PROGRESS = 'progress'  # file with the number of each iteration of rank 0, as it ends
-PAUSE = 'pause'  # file during whose presence iteration 20 does not end
+PAUSE = 'pause'  # file during whose presence iteration 20 does not end, unless a signal comes
 
 
 def main() -> None:
@@ -23,16 +23,20 @@ def main() -> None:
     import torch
     from mmengine.hooks import Hook
 
+    from swin_ext.engine.hooks import PreemptionHook
     from toy_training import make_runner
+
+    preemption = PreemptionHook()
 
     class Pace(Hook):
         def after_train_iter(self, runner, *_, **kwargs):
-            time.sleep(0.05)
             if runner.rank == 0:
                 with open(args.work_dir / PROGRESS, 'a') as file:
                     file.write(f'{runner.iter + 1}\n')
             while runner.iter + 1 == 20 and (args.work_dir / PAUSE).exists():
-                time.sleep(0.05)
+                if preemption.announcement.received:
+                    break
+                time.sleep(0.02)
 
     torch.set_num_threads(1)
     os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
@@ -46,7 +50,7 @@ def main() -> None:
         hooks=[
             dict(type='BestCheckpointHook', metric='toy/loss'),
             dict(type='EMAHook'),
-            dict(type='PreemptionHook'),
+            preemption,
             Pace(),
         ],
     )
