@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import json
@@ -18,6 +19,7 @@ from swin_ext.version import __version__
 
 MISSING = 'no such file'
 SECONDS = 60
+SECONDS_TO_READ = 20
 MAX_LINES = 6  # of two configs that differ
 
 
@@ -54,6 +56,12 @@ def check_agreement(store: distributed.Store, rank: int, world_size: int, config
             f'{str(error).splitlines()[0]}'
         ) from error
     if verdict:
+        with contextlib.suppress(RuntimeError):  # of a rank that has died since
+            if rank == 0:  # which takes the store along as it ends
+                readers = [f'{key} has read' for key in keys if key != '0']
+                store.wait(readers, datetime.timedelta(seconds=SECONDS_TO_READ))
+            else:
+                store.set(f'{rank} has read', '1')
         raise DisagreementError(verdict)
 
 
