@@ -156,10 +156,10 @@ def test_links(tmp_path):
 def test_ten_thousand_other_files_are_counted_fast(tmp_path):
     for number in range(10_000):
         (tmp_path / f'{number}.log').touch()
-    begin = time.perf_counter()
+    begin = time.process_time()
     studies, skipped = found_in(tmp_path)
     assert not studies and skipped == {'neither DICOM, NIfTI, PNG, JPEG nor NumPy': 10_000}
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 def test_memory_does_not_grow_with_the_number_of_studies(tmp_path):

@@ -160,17 +160,18 @@ def test_readings_of_a_gpu(install_nvml, unsupported, missing):
 
 def test_readings_of_a_process():
     pytest.importorskip('psutil')
+    start, used = time.perf_counter(), time.process_time()
     reader = CPUReader()
-    end = time.perf_counter() + 0.3
-    while time.perf_counter() < end:
+    while time.process_time() < used + 0.3:  # longer by the clock where others work, too
         pass
     values = reader.read()
+    util = 100 * (time.process_time() - used) / (time.perf_counter() - start)
     statm = Path('/proc/self/statm')
     if not statm.exists():
         pytest.skip('compared with what Linux alone has')
     resident = int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 2**20
     assert values['cpu/rss_mib'] == pytest.approx(resident, rel=0.05)
-    assert values['cpu/util_percent'] > 20  # one core, shared with others
+    assert values['cpu/util_percent'] == pytest.approx(util, rel=0.2)
     meminfo = dict(line.split(':') for line in Path('/proc/meminfo').read_text().splitlines())
     total, free = (int(meminfo[name].split()[0]) for name in ('MemTotal', 'MemAvailable'))
     assert values['cpu/machine_memory_percent'] == pytest.approx(100 * (1 - free / total), abs=5)
@@ -215,7 +216,7 @@ def test_the_next_reader_takes_over():
 
     sampler = Sampler([not_installed, lambda: Readings(1, NVMLError(999)), lambda: second], 1e-3)
     sampler.start()
-    assert second.exhausted.wait(5)
+    assert second.exhausted.wait(60)
     assert sampler.take() == {'gpu/util_percent': 5}  # nothing of the reader that failed
     assert len(sampler.failures) == 2
     assert sampler.failures[0].startswith(
@@ -227,10 +228,11 @@ def test_the_next_reader_takes_over():
 def test_training_does_not_wait_for_a_driver_that_hangs(tmp_path, install_nvml, monkeypatch):
     install_nvml(FakeNVML())
     monkeypatch.setattr(GPUReader, 'read', lambda self: threading.Event().wait())
+    waited = []
+    monkeypatch.setattr(Sampler, 'join', lambda self, timeout: waited.append(timeout))
     runner = make_runner(tmp_path, hooks=[GPUStatsHook()])
-    start = time.perf_counter()
     runner.train()
-    assert time.perf_counter() - start < 8
+    assert 0 < sum(waited) < 8
     assert runner.iter == 8 and 'gpu/util_percent' not in log_of(runner)
 
 
@@ -481,7 +483,7 @@ def train_rank(rank, folder):
         folder / 'work_dir',
         hooks=[WaitForReading(), hook],
         launcher='pytorch',
-        dataset=SlowNumbers(0.3 * rank, time.sleep, num_samples=32),
+        dataset=SlowNumbers(0.6 * rank, time.sleep, num_samples=32),
     )
     runner.train()
     if rank == 0:

@@ -281,7 +281,7 @@ def screenshot(folder, milliseconds, height):
         # No pipe, which a process that outlives the browser would keep open.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=90,
+        timeout=450,
     )
     return np.asarray(Image.open(target).convert('RGB')).astype(int)
 
