@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import socket
 import time
 import zipfile
@@ -19,15 +20,23 @@ import torch
 from swin_ext.utils import files
 from toy_training import make_runner
 
-NUM_ITERATIONS = 60
-NUM_PASSES = {1: 120, 2: 90}  # 60 of training, and in each of 6 validations 10 or a half of them
+NUM_ITERATIONS = 30
+# By number of ranks: 30 of training and, if DDP's wrapper is not passed by, 10 of each validation.
+NUM_PASSES = {1: 60, 2: 30}
+LAST_ITERATION = {1: 50, 2: 30}  # its pass: a validation and saves follow
 PROGRESS = 'progress'  # file with the number of forward passes of rank 0
 SECONDS_PER_WRITE = 0.0001  # slows the disk down, for kills to come amid saves
 SECONDS_OF_OTHERS = 60  # in which ranks end whose partner was killed
 
 
-def train(work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int) -> None:
-    """Train 60 iterations of about 10 ms, with 12 periodic and up to 6 best checkpoints."""
+def train(
+    work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int, end_in: int | None
+) -> None:
+    """Train 30 iterations of about 10 ms, with 6 periodic and up to 3 best checkpoints.
+
+    Args:
+        end_in: Number of the forward pass in which the process kills itself.
+    """
     torch.set_num_threads(1)
     work_dir.mkdir(exist_ok=True)
     os.chdir(work_dir)  # where ranks exchange results
@@ -51,7 +60,7 @@ def train(work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int) ->
     runner = make_runner(
         work_dir,
         launcher='pytorch' if num_ranks > 1 else 'none',
-        max_epochs=6 * num_ranks,
+        max_epochs=3 * num_ranks,
         val_interval=10,
         payload=250_000,
         resume=resume,
@@ -63,8 +72,11 @@ def train(work_dir: Path, resume: bool, rank: int, num_ranks: int, port: int) ->
     calls = itertools.count(1)
 
     def slow_forward(*args, **kwargs):
+        number = next(calls)
         if rank == 0:
-            (work_dir / PROGRESS).write_text(str(next(calls)))
+            (work_dir / PROGRESS).write_text(str(number))
+        if number == end_in:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.008)
         return forward(*args, **kwargs)
 
@@ -77,14 +89,19 @@ class Run:
 
     context = multiprocessing.get_context('forkserver')
 
-    def __init__(self, work_dir: Path, resume: bool, num_ranks: int):
+    def __init__(
+        self, work_dir: Path, resume: bool, num_ranks: int, ends: dict[int, int] | None = None
+    ):
         self.context.set_forkserver_preload(['swin_ext', 'pytest'])
         self.work_dir = work_dir
         with socket.socket() as unused:
             unused.bind(('127.0.0.1', 0))
             port = unused.getsockname()[1]
         self.ranks = [
-            self.context.Process(target=train, args=(work_dir, resume, rank, num_ranks, port))
+            self.context.Process(
+                target=train,
+                args=(work_dir, resume, rank, num_ranks, port, (ends or {}).get(rank)),
+            )
             for rank in range(num_ranks)
         ]
         for rank in self.ranks:
@@ -110,6 +127,11 @@ class Run:
                 time.sleep(0.0002)
             time.sleep(seconds)
         killed.kill()
+        return self.end_with(rank)
+
+    def end_with(self, rank: int) -> bool:
+        """Wait for the end of the rank that is killed, then of the others; returns as above."""
+        killed = self.ranks[rank]
         killed.join()
         amid = bool(list(self.work_dir.glob('*.saving')))
         for other in self.ranks:
@@ -165,17 +187,25 @@ def passes_done(work_dir: Path) -> int:
 
 
 def survive(expected_dir: Path, tmp_path: Path, num_kills: int, num_ranks: int) -> None:
+    """Kill in the first and the last iteration, and at random."""
     rng = random.Random(num_kills)
     num_early = num_in_save = num_late = 0
     for kill in range(num_kills):
         work_dir = tmp_path / str(kill)
-        run = Run(work_dir, False, num_ranks)
-        num_in_save += run.kill_amid(
-            rng.randrange(num_ranks),
-            rng.randint(1, NUM_PASSES[num_ranks] * 4 // 5),
-            rng.random() * 0.03,
-            in_save=kill % 2 == 0,
-        )
+        rank = rng.randrange(num_ranks)
+        if kill < 2:
+            end_in = (1, LAST_ITERATION[num_ranks])[kill]
+            run = Run(work_dir, False, num_ranks, {rank: end_in})
+            num_in_save += run.end_with(rank)
+            assert passes_done(work_dir) == end_in
+        else:
+            run = Run(work_dir, False, num_ranks)
+            num_in_save += run.kill_amid(
+                rank,
+                rng.randint(1, NUM_PASSES[num_ranks] * 4 // 5),
+                rng.random() * 0.03,
+                in_save=kill % 3 > 0,
+            )
         num_late += run.was_late
         assert_all_whole(work_dir)
         num_early += not (work_dir / 'last_checkpoint').exists()
@@ -198,10 +228,11 @@ def survive(expected_dir: Path, tmp_path: Path, num_kills: int, num_ranks: int) 
 
 
 def test_some_kills(uninterrupted, tmp_path):
-    survive(uninterrupted(1), tmp_path, 4, num_ranks=1)
+    survive(uninterrupted(1), tmp_path, 6, num_ranks=1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(('num_kills', 'num_ranks'), [(40, 1), (30, 2)])
+@pytest.mark.parametrize(
+    ('num_kills', 'num_ranks'), [pytest.param(40, 1, marks=pytest.mark.slow), (30, 2)]
+)
 def test_many_kills(uninterrupted, tmp_path, num_kills, num_ranks):
     survive(uninterrupted(num_ranks), tmp_path, num_kills, num_ranks)
