@@ -141,6 +141,7 @@ def test_the_one_for_ade20k_is_that_of_mmseg():
         assert dict(ours.model[head]) == dict(theirs.model[head])
     for loader in ('train_dataloader', 'val_dataloader'):
         own, other = ours[loader].to_dict(), theirs[loader].to_dict()
+        assert own.pop('pin_memory')  # how images get to a GPU
         assert own['dataset'].pop('data_root') == other['dataset'].pop('data_root')
         assert own == other
     assert ours.val_evaluator == theirs.val_evaluator
