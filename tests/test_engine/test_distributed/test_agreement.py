@@ -38,6 +38,14 @@ def errors_of(configs) -> list[str]:
     return errors
 
 
+def of_rank_1(described: dict) -> HashStore:
+    """A store with all that rank 1 says."""
+    store = HashStore()
+    store.set('swin_ext/agreement/1', json.dumps(described))
+    store.set('swin_ext/agreement/1 has read', '1')
+    return store
+
+
 def test_annotation_files_are_joined_as_data_sets_do_it():
     config = dict(
         train=dict(type='A', ann_file='a.json', data_root='/data'),
@@ -61,8 +69,7 @@ def test_annotation_files_that_differ(tmp_path, monkeypatch, first, second):
         if content is not None:
             path.write_text(content)
         found.append(describe(data(tmp_path)))
-    store = HashStore()
-    store.set('swin_ext/agreement/1', json.dumps(found[1]))
+    store = of_rank_1(found[1])
     monkeypatch.setattr(agreement, 'describe', lambda config: found[0])
     with pytest.raises(DisagreementError, match='different annotation files .*/train.json') as e:
         check_agreement(store, 0, 2, data(tmp_path))
@@ -70,9 +77,8 @@ def test_annotation_files_that_differ(tmp_path, monkeypatch, first, second):
 
 
 def test_versions_that_differ():
-    store, config = HashStore(), Config({})
-    other = dict(describe(config), version='0.0.1', host='node2')
-    store.set('swin_ext/agreement/1', json.dumps(other))
+    config = Config({})
+    store = of_rank_1(dict(describe(config), version='0.0.1', host='node2'))
     with pytest.raises(DisagreementError, match='on node2 and .* different versions .*: 0.0.1 and'):
         check_agreement(store, 0, 2, config)
 
