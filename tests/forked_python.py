@@ -43,7 +43,7 @@ def forked_python(folder: Path) -> Iterator[Path]:
         server = subprocess.Popen(
             [sys.executable, '-W', 'ignore', __file__, 'serve', str(listening.fileno())],
             pass_fds=[listening.fileno()],
-            stdin=subprocess.PIPE,  # closes as this process ends, however it does
+            stdin=subprocess.PIPE,  # closes as this process and its forks end, however they do
             env=dict(os.environ, OMP_NUM_THREADS='1'),
         )
     python = folder / 'python'
@@ -53,8 +53,9 @@ def forked_python(folder: Path) -> Iterator[Path]:
     try:
         yield python
     finally:
-        server.stdin.close()
+        server.terminate()  # workers that a test left behind keep its stdin open
         server.wait()
+        server.stdin.close()
 
 
 def serve(listening: socket.socket) -> None:

@@ -2,8 +2,10 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from html.parser import HTMLParser
 
@@ -263,26 +265,30 @@ def screenshot(folder, milliseconds, height):
     if chromium is None:
         pytest.skip('there is no chromium to look at the page with')
     target = folder / f'{milliseconds}.png'
-    subprocess.run(
-        [
+    for attempt in range(3):  # at times, a headless Chromium never begins
+        call = [
             chromium,
             '--headless',
             '--no-sandbox',
             '--disable-gpu',
             '--hide-scrollbars',
             '--host-resolver-rules=MAP * ~NOTFOUND',
-            f'--user-data-dir={folder / "profile"}',
+            f'--user-data-dir={folder / f"profile_{milliseconds}_{attempt}"}',
             f'--window-size=1240,{height}',
             f'--virtual-time-budget={milliseconds}',
             f'--screenshot={target}',
             (folder / 'report.html').as_uri(),
-        ],
-        check=True,
+        ]
         # No pipe, which a process that outlives the browser would keep open.
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        timeout=450,
-    )
+        browser = subprocess.Popen(
+            call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            assert browser.wait(60) == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
     return np.asarray(Image.open(target).convert('RGB')).astype(int)
 
 
