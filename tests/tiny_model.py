@@ -50,8 +50,13 @@ def tiny_config(data_root: Path):
     from swin_ext.config import finalise_config
 
     cfg = Config.fromfile(NANO)
+    # Gamma, fields and turns would leave it unsure for longer.
+    (load, annotations, resize, flip, *_, pack) = cfg.train_dataloader.dataset.pipeline
+    resize.ratio_range = (0.8, 1.2)
+    cfg.train_dataloader.dataset.pipeline = [load, annotations, resize, flip, pack]
     cfg.merge_from_dict(
         {
+            'train_dataloader.dataset.filter_cfg.filter_empty_gt': True,
             'data_root': str(data_root),
             'load_from': None,
             'image_scale': (96, 96),
