@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from swin_ext.models.swin import SwinBackbone
 from swin_ext.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import ConfigDict
 
 OWN = 'swin_ext'
 PATCH, WINDOW = 4, 7
@@ -193,30 +197,40 @@ def build_backbones(
 
 def build_detectors(arch: dict, device: torch.device) -> dict[str, nn.Module]:
     """Mask R-CNNs of the same weights around our backbone and mmdet's."""
-    from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 
-    config = Config.fromfile(DETECTOR_CONFIG).model
-    config.neck.in_channels = stage_channels(arch)
-    backbones = {
-        OWN: dict(type='SwinBackbone', arch=arch),
-        'mmdet': dict(type='SwinTransformer', **arch),
-    }
-    detectors = {}
+    backbones = {OWN: None, 'mmdet': dict(type='SwinTransformer', **arch)}
     with DefaultScope.overwrite_default_scope('mmdet'):
-        for name, backbone in backbones.items():
-            backbone = dict(backbone, window_size=WINDOW, drop_path_rate=0.0)
-            detectors[name] = MODELS.build(dict(config, backbone=backbone)).to(device)
+        detectors = {
+            name: MODELS.build(detector_config(arch, backbone)).to(device)
+            for name, backbone in backbones.items()
+        }
     detectors['mmdet'].load_state_dict(detectors[OWN].state_dict())
     return detectors
 
 
-def make_detector_batch(detector: nn.Module, batch: int, size: tuple[int, int]) -> dict:
-    """Preprocessed images with ten random objects each."""
+def detector_config(arch: dict, backbone: dict | None = None) -> ConfigDict:
+    """The config of a Mask R-CNN around our backbone, or another one of the same architecture."""
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(DETECTOR_CONFIG).model
+    cfg.neck.in_channels = stage_channels(arch)
+    cfg.backbone = dict(
+        backbone or dict(type='SwinBackbone', arch=arch), window_size=WINDOW, drop_path_rate=0.0
+    )
+    return cfg
+
+
+def make_raw_batch(batch: int, size: tuple[int, int]) -> dict:
+    """What a data loader gives: images of (H, W) px on the host with ten random objects each."""
     from mmdet.testing import demo_mm_inputs
 
-    samples = demo_mm_inputs(batch, (3, *size), num_items=[10] * batch, with_mask=True)
-    return detector.data_preprocessor(samples, training=True)
+    return demo_mm_inputs(batch, (3, *size), num_items=[10] * batch, with_mask=True)
+
+
+def make_detector_batch(detector: nn.Module, batch: int, size: tuple[int, int]) -> dict:
+    """The same, preprocessed."""
+    return detector.data_preprocessor(make_raw_batch(batch, size), training=True)
 
 
 def in_one_line(error: Exception) -> str:

@@ -92,17 +92,17 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
     from mmengine.config import Config
     from tqdm import tqdm
 
-    from swin_ext.benchmarks.backbone_models import OWN, find_missing
+    from swin_ext.benchmarks.backbone_models import (
+        OWN,
+        detector_config,
+        find_missing,
+        make_raw_batch,
+    )
     from swin_ext.benchmarks.backbone_report import describe_machine, find_versions, header
     from swin_ext.benchmarks.backbone_steps import PRECISIONS as DTYPES
     from swin_ext.benchmarks.backbone_steps import measure_steps
     from swin_ext.benchmarks.detector_models import build, make_batch
-    from swin_ext.benchmarks.detector_switches import (
-        build_variants,
-        make_raw_batch,
-        make_training_step,
-        mask_rcnn,
-    )
+    from swin_ext.benchmarks.detector_switches import build_variants, make_training_step
     from swin_ext.models.swin import ARCHITECTURES
 
     device = torch.device(args.device)
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict:
         cfg = (
             Config.fromfile(args.config).model
             if args.config
-            else mask_rcnn(ARCHITECTURES[args.arch])
+            else detector_config(ARCHITECTURES[args.arch])
         )
         variants = build_variants(switches, cfg, device)
         detectors = {name: detector for name, (detector, _) in variants.items()}

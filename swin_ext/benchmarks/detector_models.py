@@ -16,6 +16,7 @@ from swin_ext.benchmarks.backbone_models import (
     build_detectors,
     build_torchvision,
     make_detector_batch,
+    stage_channels,
 )
 
 NUM_CLASSES = 80
@@ -126,8 +127,9 @@ def _of_torchvision(arch: dict, device: torch.device) -> Detector:
         def __init__(self):
             super().__init__()
             self.body = build_torchvision(arch, (0, 0))
-            channels = [arch['embed_dims'] * 2**i for i in range(4)]
-            self.fpn = FeaturePyramidNetwork(channels, self.out_channels, LastLevelMaxPool())
+            self.fpn = FeaturePyramidNetwork(
+                stage_channels(arch), self.out_channels, LastLevelMaxPool()
+            )
 
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return self.fpn({str(i): x for i, x in enumerate(self.body(x))})

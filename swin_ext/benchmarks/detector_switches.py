@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.profiler import record_function
 
-from swin_ext.benchmarks.backbone_models import DETECTOR_CONFIG, OWN, WINDOW, stage_channels
+from swin_ext.benchmarks.backbone_models import OWN
 from swin_ext.benchmarks.detector_models import Detector
 from swin_ext.engine.compiled_backbone import compile_backbone
 from swin_ext.engine.host_copy import HostCopy
@@ -21,14 +20,6 @@ from swin_ext.engine.optim.update_guard import GuardedOptimWrapper
 from swin_ext.models.channels_last import use_channels_last
 
 ALL = 'all'  # of the switches that a run is to compare
-
-
-def mask_rcnn(arch: dict) -> ConfigDict:
-    """The config of a model that the other modes build, too."""
-    cfg = Config.fromfile(DETECTOR_CONFIG).model
-    cfg.neck.in_channels = stage_channels(arch)
-    cfg.backbone = dict(type='SwinBackbone', arch=arch, window_size=WINDOW, drop_path_rate=0.0)
-    return cfg
 
 
 def build_variants(
@@ -71,11 +62,6 @@ def _build(on: frozenset[str], cfg: ConfigDict) -> nn.Module:
         cfg.roi_head.mask_head.type = 'DeviceTargetMaskHead'
     with DefaultScope.overwrite_default_scope('mmdet'):
         return MODELS.build(cfg)
-
-
-def make_raw_batch(batch: int, size: tuple[int, int]) -> dict:
-    """What a data loader gives: images of (H, W) px on the host with ten random objects each."""
-    return demo_mm_inputs(batch, (3, *size), num_items=[10] * batch, with_mask=True)
 
 
 def make_training_step(

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 import swin_ext.registration  # noqa: F401
-from swin_ext.benchmarks import detector, detector_models, detector_switches
+from swin_ext.benchmarks import backbone_models, detector, detector_models, detector_switches
 from swin_ext.benchmarks.backbone_models import UnequalWorkError
 from swin_ext.benchmarks.detector_models import build, make_batch
 from swin_ext.models.swin import ARCHITECTURES
@@ -35,7 +35,6 @@ def few_samples(monkeypatch, tmp_path):
     cfg.dump(path)
     monkeypatch.setattr(detector_models, 'DETECTOR_CONFIG', path)
     monkeypatch.setattr('swin_ext.benchmarks.backbone_models.DETECTOR_CONFIG', path)
-    monkeypatch.setattr(detector_switches, 'DETECTOR_CONFIG', path)
     monkeypatch.setitem(ARCHITECTURES, 'tiny', MICRO)
 
 
@@ -136,10 +135,10 @@ def test_switches_change_no_number():
     torch.manual_seed(0)
     switches = ('channels_last', 'pinned', 'device_masks')
     variants = detector_switches.build_variants(switches, small_mask_rcnn(), torch.device('cpu'))
-    of_arch = detector_switches.mask_rcnn(MICRO)
+    of_arch = backbone_models.detector_config(MICRO)
     assert of_arch.backbone.arch == MICRO and of_arch.neck.in_channels == [8, 16, 32, 64]
     assert [on for _, on in variants.values()][1:] == [*({each} for each in switches), {*switches}]
-    raw, losses, kinds = detector_switches.make_raw_batch(1, (64, 96)), {}, {}
+    raw, losses, kinds = backbone_models.make_raw_batch(1, (64, 96)), {}, {}
     for name in ('swin_ext', 'swin_ext all'):
         each, on = variants[name]
         on = on | {'fused', 'late_figures'} if on else on
