@@ -8,7 +8,8 @@ from pathlib import Path
 
 from toy_cmr import ToyCMR
 
-NANO = Path(__file__).parents[1] / 'configs' / 'mask_rcnn_swin-nano_cmr.py'
+CONFIGS = Path(__file__).parents[1] / 'configs'
+NANO = CONFIGS / 'mask_rcnn_swin-nano_cmr.py'
 _count = itertools.count()
 
 
@@ -50,12 +51,11 @@ def tiny_config(data_root: Path):
     from swin_ext.config import finalise_config
 
     cfg = Config.fromfile(NANO)
-    # Gamma, fields and turns would leave it unsure for longer.
-    (load, annotations, resize, flip, *_, pack) = cfg.train_dataloader.dataset.pipeline
-    resize.ratio_range = (0.8, 1.2)
-    cfg.train_dataloader.dataset.pipeline = [load, annotations, resize, flip, pack]
+    plain = Config.fromfile(CONFIGS / '_base_/datasets/cmr_instance.py')
     cfg.merge_from_dict(
         {
+            # Gamma, fields and turns would leave it unsure for longer.
+            'train_dataloader.dataset.pipeline': plain.train_pipeline,
             'train_dataloader.dataset.filter_cfg.filter_empty_gt': True,
             'data_root': str(data_root),
             'load_from': None,

@@ -83,16 +83,17 @@ def assert_same(own, expected):
     assert len(own) == len(expected)
 
 
-class InfiniteGradient(torch.autograd.Function):
-    """What a square root has at zero."""
+class ScaledGradient(torch.autograd.Function):
+    """Infinite, as that of a square root at zero, or times a factor."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, factor=math.inf):
+        ctx.factor = factor
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient * math.inf
+        return gradient * ctx.factor, None
 
 
 def make_model_of_bad_gradients(bad_ids):
@@ -102,8 +103,21 @@ def make_model_of_bad_gradients(bad_ids):
 
     def forward_and_note(inputs, data_samples=None, mode='tensor'):
         bad = {sample.img_id for sample in data_samples} & set(bad_ids)
-        model.head.forward = (lambda x: InfiniteGradient.apply(predict(x))) if bad else predict
+        model.head.forward = (lambda x: ScaledGradient.apply(predict(x))) if bad else predict
         return forward(inputs, data_samples, mode)
 
     model.forward = forward_and_note
     return model
+
+
+def train_with_bad_gradients(work_dir, optimizer=ADAMW, **wrapper):
+    """Infinite ones in iterations 2 and 6."""
+    recorder = Recorder()
+    runner = make_runner(
+        work_dir,
+        model=make_model_of_bad_gradients([105]),
+        hooks=[dict(type='NonFiniteLossHook'), recorder],
+        optim_wrapper=dict(optimizer=dict(optimizer), **wrapper),
+    )
+    runner.train()
+    return runner, recorder

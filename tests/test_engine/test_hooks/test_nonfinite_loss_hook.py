@@ -18,15 +18,15 @@ from swin_ext.engine.hooks.nonfinite_loss_hook import NonFiniteLossError
 from swin_ext.engine.optim.update_guard import GuardedOptimWrapper, UpdateGuard
 from toy_detector import ToyDetector, ToyImages, make_runner
 from toy_nonfinite_training import (
-    ADAMW,
-    InfiniteGradient,
     Recorder,
+    ScaledGradient,
     assert_same,
     make_model,
     make_model_of_bad_gradients,
     parameters,
     train,
     train_plainly,
+    train_with_bad_gradients,
 )
 from two_ranks import log_of, run_on_two_ranks
 
@@ -133,18 +133,6 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
         )
 
 
-class LargeGradient(torch.autograd.Function):
-    """Of about 1e30."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 1e30
-
-
 def test_stops_at_once_where_the_weights_are_not_finite(tmp_path):
     class Spoiler(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -162,14 +150,9 @@ def test_stops_at_once_where_the_weights_are_not_finite(tmp_path):
 @pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1e6), dict(type='value', clip_value=9)])
 @pytest.mark.parametrize('counts', [1, 2])
 def test_gradients_that_are_not_finite_spoil_nothing(tmp_path, clip_grad, counts):
-    recorder = Recorder()
-    runner = make_runner(
-        tmp_path,
-        model=make_model_of_bad_gradients([105]),
-        hooks=[NonFiniteLossHook(), recorder],
-        optim_wrapper=dict(optimizer=dict(ADAMW), accumulative_counts=counts, clip_grad=clip_grad),
+    runner, recorder = train_with_bad_gradients(
+        tmp_path, accumulative_counts=counts, clip_grad=clip_grad
     )
-    runner.train()
     assert all(t.isfinite().all() for step in recorder.weights for t in step.values())
     if clip_grad is None or 'max_norm' in clip_grad:
         assert_same(recorder.weights, train_plainly([1, 5], 8, counts))
@@ -178,14 +161,9 @@ def test_gradients_that_are_not_finite_spoil_nothing(tmp_path, clip_grad, counts
 
 
 def test_gradients_in_bfloat16_have_no_loss_scale_and_are_looked_at(tmp_path):
-    recorder = Recorder()
-    runner = make_runner(
-        tmp_path,
-        model=make_model_of_bad_gradients([105]),
-        hooks=[NonFiniteLossHook(), recorder],
-        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='bfloat16', optimizer=dict(ADAMW)),
+    runner, recorder = train_with_bad_gradients(
+        tmp_path, type='AutocastOptimWrapper', dtype='bfloat16'
     )
-    runner.train()
     assert all(t.isfinite().all() for step in recorder.weights for t in step.values())
     assert runner.message_hub.get_info('nonfinite_losses') == 2
 
@@ -204,7 +182,7 @@ def test_large_finite_gradients_are_applied(tmp_path):
     """Their norm is beyond float32, as is that of each tensor."""
     model = make_model({})
     forward = model.head.forward
-    model.head.forward = lambda x: LargeGradient.apply(forward(x))
+    model.head.forward = lambda x: ScaledGradient.apply(forward(x), 1e30)
     recorder = Recorder()
     make_runner(
         tmp_path,
@@ -326,7 +304,7 @@ def update_alone(rank: int) -> tuple[list, str | None]:
     parameter = torch.nn.Parameter(torch.ones(2))
     wrapper = GuardedOptimWrapper(torch.optim.SGD([parameter], lr=0.1))
     wrapper.guards_updates = True
-    wrapper.update_params((InfiniteGradient.apply(parameter) if rank == 0 else parameter).sum())
+    wrapper.update_params((ScaledGradient.apply(parameter) if rank == 0 else parameter).sum())
     return parameter.tolist(), wrapper.nonfinite
 
 

@@ -17,7 +17,12 @@ from swin_ext.engine.optim.fused import as_built, heeds_flag, where_served
 from swin_ext.engine.optim.update_guard import GuardedOptimWrapper, UpdateGuard
 from toy_detector import make_runner
 from toy_noisy_training import MAX_ITERS, train
-from toy_nonfinite_training import ADAMW, Recorder, make_model_of_bad_gradients, train_plainly
+from toy_nonfinite_training import (
+    ADAMW,
+    make_model_of_bad_gradients,
+    train_plainly,
+    train_with_bad_gradients,
+)
 from two_ranks import log_of
 
 DEVICES = [
@@ -208,18 +213,12 @@ def late(monkeypatch):
 
 @pytest.mark.parametrize('counts', [1, 2])
 def test_the_device_leaves_out_what_is_not_finite(tmp_path, counts, late):
-    recorder = Recorder()
-    runner = make_runner(
+    runner, recorder = train_with_bad_gradients(
         tmp_path,
-        model=make_model_of_bad_gradients([105]),
-        hooks=[NonFiniteLossHook(), recorder],
-        optim_wrapper=dict(
-            optimizer=dict(ADAMW, fused=True),
-            accumulative_counts=counts,
-            clip_grad=dict(max_norm=1e6),
-        ),
+        dict(ADAMW, fused=True),
+        accumulative_counts=counts,
+        clip_grad=dict(max_norm=1e6),
     )
-    runner.train()
     for own, expected in zip(recorder.weights, train_plainly([1, 5], 8, counts)):
         for name, tensor in expected.items():
             torch.testing.assert_close(own[name], tensor, rtol=1e-5, atol=1e-6)
