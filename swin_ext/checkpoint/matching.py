@@ -62,13 +62,15 @@ class Outcome:
         num_all = len(backbone) + len(surplus)
         return len(backbone.difference(self.unfit)) >= MIN_MATCHED_BACKBONE * num_all
 
+    @property
+    def num_loaded(self) -> int:
+        return len(self.in_model) - len(self.unfit)
+
     def summary(self) -> str:
-        num_loaded = len(self.in_model) - len(self.unfit)
-        tensors = f'{num_loaded} of {len(self.in_model)} tensors'
+        tensors = f'{self.num_loaded} of {len(self.in_model)} tensors'
         return '; '.join([tensors, *self.adaptation.summary])
 
     def report(self) -> str:
-        num_loaded = len(self.in_model) - len(self.unfit)
         reshaped = [
             f'{name} {self.in_file.get(name, "")} -> {self.in_model.get(name, "")}'
             for name in self.reshaped
@@ -76,7 +78,7 @@ class Outcome:
         reinitialised = self.adaptation.reinitialised
         missing = [name for name in self.missing if name not in reinitialised]
         parts = [
-            f'{num_loaded} of the {len(self.in_model)} tensors of the model loaded',
+            f'{self.num_loaded} of the {len(self.in_model)} tensors of the model loaded',
             f'{len(reshaped)} re-initialised for their other shape ({listed(reshaped)})',
             f'{len(missing)} missing in the file ({listed(missing)})',
             f'{len(self.unexpected)} in the file alone ({listed(self.unexpected)})',
