@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MessageHub
@@ -11,6 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from swin_ext.engine import EpochTrainLoopWithIterVal, SwinExtRunner  # noqa: F401 (registered)
+
+_count = itertools.count()
 
 
 class ToyData(Dataset):
@@ -79,7 +84,8 @@ def make_runner(
     )
     # A class of its own: other tests look at that report.
     runner_type = type(runner_type.__name__, (runner_type,), {'_log_env': lambda *_: None})
-    kwargs.setdefault('experiment_name', f'toy-{id(loader)}')
+    # What MMEngine keeps by name, two of one second would share: an id may come again.
+    kwargs.setdefault('experiment_name', f'toy-{os.getpid()}-{next(_count)}')
     return runner_type(
         model=ToyModel(payload),
         work_dir=str(work_dir),

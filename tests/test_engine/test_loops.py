@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -7,6 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from swin_ext.engine import EpochTrainLoopWithIterVal  # noqa: F401 (registers the loop)
+
+_count = itertools.count()
 
 
 class Numbers(Dataset):
@@ -67,7 +71,7 @@ def make_runner(work_dir, num_workers=0, train_cfg=None, **options):
         custom_hooks=[recorder],
         randomness=dict(seed=0),
         log_level='ERROR',
-        experiment_name=f'{work_dir.name}-{id(recorder)}',
+        experiment_name=f'{work_dir.name}-{next(_count)}',
     )
     return runner, recorder
 

@@ -12,6 +12,7 @@ import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from torchvision.ops import box_iou
 
 from swin_ext.checkpoint.model_file import write_model
 from swin_ext.checkpoint.safe_reading import CheckpointError, load_checkpoint_file
@@ -123,13 +124,15 @@ def test_thresholds_are_those_of_the_whole_result(tiny_model, tested):
     assert 0 < kept.sum() < len(kept)
     assert np.array_equal(found.scores[: kept.sum()], everything.scores[kept])
     assert np.array_equal(found.masks[: kept.sum()], everything.masks[kept])
-    (strict,) = load_model(tiny_model.path, device='cpu', nms_threshold=0.1).predict([frame])
-    for label in np.unique(strict.labels):
-        boxes = torch.tensor(strict.boxes[strict.labels == label])
-        from torchvision.ops import box_iou
-
-        assert (box_iou(boxes, boxes).fill_diagonal_(0) <= 0.1).all()
-    assert len(strict.labels) != len(everything.labels)
+    numbers = []
+    for most in (0.1, 0.95):
+        model = load_model(tiny_model.path, device='cpu', nms_threshold=most)
+        (some,) = model.predict([frame])
+        numbers.append(len(some.labels))
+        for label in np.unique(some.labels):
+            boxes = torch.tensor(some.boxes[some.labels == label])
+            assert (box_iou(boxes, boxes).fill_diagonal_(0) <= most).all()
+    assert numbers[0] <= len(everything.labels) < numbers[1]
 
 
 @pytest.mark.parametrize('precision, tolerance', [('bf16', 0.03), ('fp16', 0.004)])
@@ -141,7 +144,10 @@ def test_lower_precision_finds_nearly_the_same(tiny_model, tested, precision, to
     (found,) = load_model(tiny_model.path, precision=precision, **settings).predict([frame])
     assert np.array_equal(found.labels, exact.labels) and len(exact.labels) > 0
     np.testing.assert_allclose(found.scores, exact.scores, atol=tolerance)
-    np.testing.assert_allclose(found.boxes, exact.boxes, atol=1)
+    # Among boxes of one structure whose scores rounding makes equal, another may be the first:
+    # it overlaps with this one by more than the threshold of NMS, or both were kept.
+    overlaps = box_iou(torch.tensor(found.boxes), torch.tensor(exact.boxes)).diagonal()
+    assert (overlaps > 0.5).all()
     assert not np.array_equal(found.scores, exact.scores)
     assert found.scores.dtype == np.float32
 
