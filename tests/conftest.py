@@ -6,6 +6,7 @@ import os
 import pickle
 from pathlib import Path
 
+import mmengine.config
 import pytest
 from filelock import FileLock
 
@@ -24,6 +25,14 @@ LONGEST = ('test_slurm.py', 'test_fault.py', 'test_triton.py', 'test_mim.py', 't
 def pytest_collection_modifyitems(items) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_text_of_configs():
+    """Configs are written as Python that yapf has not laid out, which takes longer than a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **_: (text, True))
+        yield
 
 
 @pytest.fixture

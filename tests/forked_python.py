@@ -1,10 +1,10 @@
 """A `python` whose imports are made already: scripts start in forks of one process.
 
 Importing PyTorch, mmdet and what they need takes longer than most of what programs do in tests. A
-server imports that once, and nothing of this package. `python forked_python.py SOCKET SCRIPT ...`
-then stands for `python SCRIPT ...` (also `-m MODULE`): the script has the arguments, environment,
-folder and files of that process, which hands on signals and ends with the script's status; if it is
-killed, so is the script.
+server imports that once, and nothing of this package; nor does yapf lay out the text of configs.
+`python forked_python.py SOCKET SCRIPT ...` then stands for `python SCRIPT ...` (also `-m MODULE`):
+the script has the arguments, environment, folder and files of that process, which hands on signals
+and ends with the script's status; if it is killed, so is the script.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def serve(listening: socket.socket) -> None:
 
     for name in UPSTREAM:
         importlib.import_module(name)
+    sys.modules['mmengine.config.config'].FormatCode = lambda text, **_: (text, True)
     gc.freeze()  # for forks not to copy what they but look at
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for forks
     while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:

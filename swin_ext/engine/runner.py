@@ -36,6 +36,7 @@ from swin_ext.engine.optim.fused import where_served
 from swin_ext.engine.optim.lr_scaling import scale_lr
 from swin_ext.engine.optim.update_guard import guarded
 from swin_ext.engine.preemption import UndisturbedWorker
+from swin_ext.engine.run_config import RunConfig
 from swin_ext.engine.schedules import Schedules
 from swin_ext.engine.slurm_job import has_begun_before
 from swin_ext.engine.terminal import keep_short
@@ -64,7 +65,7 @@ class SwinExtRunner(Runner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
         cfg.work_dir = folder_of_run(cfg)
-        return super().from_cfg(finalise_config(cfg))
+        return super().from_cfg(RunConfig.of(finalise_config(cfg)))
 
     def setup_env(self, env_cfg: dict) -> None:
         """Set up as upstream does, but connect ranks on any device, and compare what they run.
@@ -241,7 +242,7 @@ class SwinExtRunner(Runner):
         else:
             path = join_path(out_dir, filename, backend_args=backend_args)
         checkpoint = collect_checkpoint(
-            self, self._config_text(), meta, by_epoch, save_optimizer, save_param_scheduler
+            self, self.cfg.pretty_text, meta, by_epoch, save_optimizer, save_param_scheduler
         )
         self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         if (
@@ -252,15 +253,6 @@ class SwinExtRunner(Runner):
             self.checkpoint_writer.save(checkpoint, path)
         else:
             save_checkpoint(copy_to_cpu(checkpoint), path, file_client_args, backend_args)
-
-    _formatted = None, None  # the config as it was, and its text
-
-    def _config_text(self) -> str:
-        # Formatting takes longer than the copy of a checkpoint.
-        content = repr(self.cfg)
-        if content != self._formatted[0]:
-            self._formatted = content, self.cfg.pretty_text
-        return self._formatted[1]
 
 
 def require_writer(runner: Runner, hook: Hook) -> None:

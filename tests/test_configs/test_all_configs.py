@@ -43,8 +43,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize('name', PATHS)
-def test_it_trains_and_finds(name, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Config, 'pretty_text', '')  # takes as long as the step
+def test_it_trains_and_finds(name, data, tmp_path):
     cfg = scaled_down(read(name), data, tmp_path)
     runner = QuickRunner.from_cfg(cfg)
     model = runner.model

@@ -11,8 +11,7 @@ from small_configs import AtTheStart, QuickRunner, coco_names, scaled_down, toy_
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-def test_swin_b_starts_from_what_fits_of_the_published_cascade(tmp_path, monkeypatch):
-    monkeypatch.setattr(Config, 'pretty_text', '')  # takes as long as the step
+def test_swin_b_starts_from_what_fits_of_the_published_cascade(tmp_path):
     data = toy_data(tmp_path)
 
     def small(name: str) -> Config:
