@@ -19,12 +19,18 @@ def require(module: str, user: str) -> None:
         raise missing(user, module.replace('_', '-'))
 
 
-def import_optional(module: str, user: str) -> ModuleType:
-    """Import a module, or raise a `MissingPackageError` if that fails."""
+def import_optional(module: str, user: str, *packages: str) -> ModuleType:
+    """Import a module, or raise a `MissingPackageError` if that fails.
+
+    Args:
+        module: Its full name.
+        user: What needs it.
+        packages: What to install for it, where that has another name than the module.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise missing(user, module.replace('_', '-')) from error
+        raise missing(user, *packages or [module.replace('_', '-')]) from error
 
 
 def missing(user: str, *packages: str) -> MissingPackageError:

@@ -10,8 +10,9 @@ from mmengine.runner.base_loop import BaseLoop
 from swin_ext.utils.errors import UserError
 
 # Parts with classes of their own: an RPN tells objects from background, whatever their class, a
-# backbone may have been a classifier, and a teacher is another model.
-NOT_HEADS = {'rpn_head', 'backbone', 'teacher'}
+# backbone may have been a classifier, a teacher is another model, and the segmentor inside of a
+# `MmsegPixelClassifier`, which has the number of classes itself, counts the background, too.
+NOT_HEADS = {'rpn_head', 'backbone', 'teacher', 'segmentor'}
 
 
 class ClassListError(UserError, ValueError):
