@@ -1,7 +1,7 @@
-"""Mask2Former made small, on the backbone of the small Mask R-CNN: from scratch, in minutes on a CPU.
+"""Mask2Former made small: trains from scratch in minutes on a CPU.
 
-For comparisons (docs/comparing.md): images, augmentations, batches, loop, optimizer and schedule are
-those of mask_rcnn_swin-nano_scratch-cmr.py, so that it counts epochs.
+For comparisons (docs/comparing.md): backbone, images, augmentations, batches, loop, optimizer and
+schedule are those of mask_rcnn_swin-nano_scratch-cmr.py, so that it counts epochs.
 """
 
 _base_ = [
@@ -40,9 +40,7 @@ model = dict(
         positional_encoding=positions,
         transformer_decoder=dict(
             num_layers=3,
-            layer_cfg=dict(
-                self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward
-            ),
+            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward),
         ),
     ),
     # Of masks of 48 x 48, where the published number is for 256 x 256.

@@ -1,7 +1,7 @@
 """UPerNet on the backbone of the small config, from scratch, for the data sets of detectors.
 
-For comparisons (docs/comparing.md): data, schedule and loss are those of the U-Nets, all pixels of a
-class are one instance. AdamW is that of the small Mask R-CNN, whose backbone it is.
+For comparisons (docs/comparing.md): data, schedule and loss are those of the U-Nets, and all pixels
+of a class are one instance. AdamW is that of the small Mask R-CNN, whose backbone it is.
 """
 
 _base_ = [

@@ -1,4 +1,4 @@
-"""Networks with a class for each pixel as detectors, for the data sets, runner and metrics of these."""
+"""Networks that tell the class of each pixel, trained and tested as detectors are."""
 
 from __future__ import annotations
 

@@ -84,7 +84,12 @@ SMALL = {
         ),
         'train_cfg.num_points': 64,
     },
+    'MmsegPixelClassifier': {
+        'decode_head.channels': 8,
+        'auxiliary_head': dict(in_channels=32, channels=8),
+    },
 }
+HEADS_OF_MAPS = {'Mask2Former': 'panoptic_head', 'MmsegPixelClassifier': 'decode_head'}
 
 
 def small_backbone(backbone: dict) -> tuple[dict, list[int]]:
@@ -118,7 +123,7 @@ def small_images(node: Any) -> Iterator[tuple[dict, str, Any]]:
 def scaled_down(cfg: Config, data: dict[str, Path], work_dir: Path) -> Config:
     """By overrides alone: what a user changes for a smoke test on a CPU."""
     backbone, channels = small_backbone(cfg.model.backbone)
-    head = 'panoptic_head' if cfg.model.type == 'Mask2Former' else 'neck'
+    head = HEADS_OF_MAPS.get(cfg.model.type, 'neck')
     dataset = dict(cfg.train_dataloader.dataset)
     while 'datasets' in dataset or 'dataset' in dataset:
         dataset = dataset.get('dataset') or dataset['datasets'][0]

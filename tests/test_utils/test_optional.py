@@ -20,3 +20,9 @@ def test_what_is_missing_is_named_with_its_command(get):
     ) as raised:
         get('no_such_package', 'The test')
     assert isinstance(raised.value, UserError) and isinstance(raised.value, ModuleNotFoundError)
+
+
+def test_packages_of_another_name_than_the_module():
+    message = '^The test needs one and two: pip install one two$'
+    with pytest.raises(MissingPackageError, match=message):
+        import_optional('no_such_package.part', 'The test', 'one', 'two')
