@@ -8,8 +8,11 @@ import re
 from pathlib import Path
 
 import mmdet
+import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
@@ -193,3 +196,46 @@ def test_losses_are_in_float32_in_mixed_precision(dtype):
     assert losses(ours, dtype) == pytest.approx(exact, rel=2e-2 if dtype else 1e-6)
     if dtype is torch.float16:
         assert losses(theirs, dtype) == 0
+
+
+def test_the_small_one_has_the_recipe_of_the_small_mask_rcnn():
+    cfg = Config.fromfile(CONFIGS / 'mask2former_swin-nano_cmr.py')
+    other = Config.fromfile(CONFIGS.parent / 'mask_rcnn/mask_rcnn_swin-nano_scratch-cmr.py')
+    loaders = [
+        f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'cfg')
+    ]
+    keys = ('image_scale', 'max_epochs', 'param_scheduler', 'load_from', 'test_evaluator')
+    for key in (*loaders, *keys):
+        assert cfg[key] == other[key], key
+    assert cfg.model.backbone == other.model.backbone
+    for key in ('type', 'constructor', 'optimizer', 'clip_grad'):
+        assert cfg.optim_wrapper[key] == other.optim_wrapper[key]
+    cfg.num_classes = 1
+    finalise_config(cfg)  # refuses more instances than there are queries x classes
+
+
+@pytest.mark.parametrize('labels', [[0, 0], [1, 0]])
+def test_slices_without_a_label_train_the_small_one(labels):
+    """As `filter_empty_gt=False` gives: their queries learn that there is nothing, not a mask."""
+    init_default_scope('mmdet')
+    cfg = finalise_config(Config.fromfile(CONFIGS / 'mask2former_swin-nano_cmr.py'))
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    samples = [
+        DetDataSample(
+            metainfo=dict(img_shape=(64, 64), batch_input_shape=(64, 64), pad_shape=(64, 64)),
+            gt_instances=InstanceData(
+                masks=BitmapMasks(np.eye(64, dtype=np.uint8)[None].repeat(number, 0), 64, 64),
+                labels=torch.zeros(number, dtype=torch.long),
+                bboxes=torch.tensor([[0.0, 0, 64, 64]]).repeat(number, 1),
+            ),
+        )
+        for number in labels
+    ]
+    losses = model(torch.randn(2, 3, 64, 64), samples, 'loss')
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses['loss_cls'] > 0 and (losses['loss_mask'] > 0) == any(labels)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert model.panoptic_head.cls_embed.weight.grad.any()
