@@ -168,6 +168,17 @@ def test_the_config_is_the_small_detector_with_another_head():
     assert all(cfg[key] == unet[key] for key in keys)
 
 
+def test_logits_of_the_config_begin_apart():
+    """Those close to 0 leave all pixels background for hundreds of iterations."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(dict(finalise_config(Config.fromfile(CONFIG)).model))
+    model.init_weights()
+    for head in (model.segmentor.decode_head, model.segmentor.auxiliary_head):
+        assert head.conv_seg.weight.std().item() == pytest.approx(0.1, rel=0.2)
+        assert not head.conv_seg.bias.any()
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
