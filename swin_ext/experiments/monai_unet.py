@@ -52,7 +52,7 @@ class MonaiUNet(PixelClassifier):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(num_classes, data_preprocessor, init_cfg)
-        nets = import_optional('monai.networks.nets', 'MonaiUNet', 'monai')
+        nets = import_optional('monai.networks.nets', 'MonaiUNet')
         if not isinstance(getattr(nets, network, None), type):
             raise SettingError(f'MonaiUNet: monai.networks.nets has no {network!r}.')
         arguments = dict(spatial_dims=2, in_channels=in_channels, out_channels=num_classes + 1)

@@ -41,7 +41,7 @@ class PixelClassifier(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        losses = import_optional('monai.losses', type(self).__name__, 'monai')
+        losses = import_optional('monai.losses', type(self).__name__)
         self.num_classes = num_classes
         self.loss = losses.DiceCELoss(to_onehot_y=True, softmax=True)
 

@@ -16,7 +16,7 @@ class MissingPackageError(UserError, ModuleNotFoundError):
 def require(module: str, user: str) -> None:
     """Raise a `MissingPackageError` if a module is missing, without importing it."""
     if importlib.util.find_spec(module) is None:
-        raise missing(user, module.replace('_', '-'))
+        raise missing(user, _package_of(module))
 
 
 def import_optional(module: str, user: str, *packages: str) -> ModuleType:
@@ -25,12 +25,12 @@ def import_optional(module: str, user: str, *packages: str) -> ModuleType:
     Args:
         module: Its full name.
         user: What needs it.
-        packages: What to install for it, where that has another name than the module.
+        packages: What to install for it, where that has another name than its first part.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise missing(user, *packages or [module.replace('_', '-')]) from error
+        raise missing(user, *packages or [_package_of(module)]) from error
 
 
 def missing(user: str, *packages: str) -> MissingPackageError:
@@ -38,3 +38,7 @@ def missing(user: str, *packages: str) -> MissingPackageError:
     return MissingPackageError(
         f'{user} needs {" and ".join(packages)}: pip install {" ".join(packages)}'
     )
+
+
+def _package_of(module: str) -> str:
+    return module.partition('.')[0].replace('_', '-')

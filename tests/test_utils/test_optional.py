@@ -26,3 +26,8 @@ def test_packages_of_another_name_than_the_module():
     message = '^The test needs one and two: pip install one two$'
     with pytest.raises(MissingPackageError, match=message):
         import_optional('no_such_package.part', 'The test', 'one', 'two')
+
+
+def test_a_part_of_a_package_is_installed_with_it():
+    with pytest.raises(MissingPackageError, match='needs no-such-package: pip install'):
+        import_optional('no_such_package.part', 'The test')
