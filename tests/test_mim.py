@@ -267,6 +267,7 @@ def test_flagship_takes_steps_on_a_cpu_from_scratch(training, quick_python):
             'max_epochs=1',
             'train_dataloader.batch_size=2',
             'default_hooks.logger.interval=1',
+            'default_hooks.checkpoint.save_optimizer=False',  # 400 MB
             'train_dataloader.dataset.indices=4',
             'val_dataloader.dataset.indices=1',
             'train_dataloader.dataset.pipeline.2.scale=(96,96)',
