@@ -36,7 +36,7 @@ class MmsegPixelClassifier(PixelClassifier):
 
     Raises:
         SettingError: If a head has `num_classes` or `loss_decode`, or MMSegmentation cannot build
-            it.
+            it; in training, if batch norm of what a head pools to one pixel has one image.
         MissingPackageError: If MMSegmentation or MONAI is not installed.
     """
 
@@ -78,7 +78,16 @@ class MmsegPixelClassifier(PixelClassifier):
 
     def weighted_logits(self, images: Tensor) -> list[tuple[float, Tensor]]:
         maps = self.segmentor.extract_feat(images)
-        outputs = [(1.0, _resized_logits(self.segmentor.decode_head, maps, images))]
+        try:
+            outputs = [(1.0, _resized_logits(self.segmentor.decode_head, maps, images))]
+        except ValueError as error:
+            if 'Expected more than 1 value per channel' not in str(error):
+                raise
+            raise SettingError(
+                'MmsegPixelClassifier: batch norm cannot be trained with one image, which the head '
+                'pools to one pixel. Set train_dataloader.batch_size to 2 or more, and '
+                'train_dataloader.drop_last=True.'
+            ) from error
         if self.segmentor.with_auxiliary_head:
             auxiliary = _resized_logits(self.segmentor.auxiliary_head, maps, images)
             outputs.append((AUXILIARY_WEIGHT, auxiliary))

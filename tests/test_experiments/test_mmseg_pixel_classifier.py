@@ -134,6 +134,11 @@ def test_it_learns_a_square_and_predicts_it_in_the_original_size():
         assert found.scores.item() > 0.8
 
 
+def test_one_image_cannot_be_normalised():
+    with pytest.raises(SettingError, match='with one image.*batch_size to 2 or more'):
+        classifier()(torch.rand(1, 3, 64, 64), [sample(size=(64, 64))], 'loss')
+
+
 @pytest.mark.parametrize('num_classes', [1, 5])
 def test_num_classes_reaches_the_heads(num_classes, monkeypatch):
     """Behind the background, and the class check counts without it."""
