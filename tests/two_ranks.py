@@ -49,6 +49,7 @@ def _run_rank(rank, function, folder):
         world_size=2,
         timeout=datetime.timedelta(seconds=60),
     )
+    dist.barrier()  # a rank that ends before the other has connected breaks its connection
     torch.save(function(rank, Path(folder)), Path(folder) / f'rank_{rank}.pth')
     # The group ends with the process. `destroy_process_group` may deadlock before torch 2.8
     # (pytorch issue 56297, pull request 154976).
