@@ -9,15 +9,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from swin_ext.engine.errors import SettingError
-from swin_ext.experiments.pixel_classifier import (
-    PixelClassifier,
-    class_instances,
-    label_maps,
-    standardise,
-)
+from swin_ext.experiments.pixel_classifier import PixelClassifier
 from swin_ext.utils.optional import import_optional
-
-__all__ = ['MonaiUNet', 'class_instances', 'label_maps', 'standardise']
 
 
 @MODELS.register_module()

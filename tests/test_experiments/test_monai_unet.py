@@ -15,7 +15,8 @@ from mmengine.structures import InstanceData
 
 import swin_ext.registration  # noqa: F401
 from swin_ext.engine.errors import SettingError
-from swin_ext.experiments.monai_unet import MonaiUNet, class_instances, label_maps, standardise
+from swin_ext.experiments.monai_unet import MonaiUNet
+from swin_ext.experiments.pixel_classifier import class_instances, label_maps, standardise
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'unet'
 SMALL = dict(features=(4, 4, 4, 8, 8, 4))
